@@ -1,0 +1,1 @@
+"""What travels: event contracts, the envelope, the one table of topics, and what is refused."""

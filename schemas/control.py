@@ -1,0 +1,119 @@
+"""The events by which the layers steer each other: releases, alerts, orders, candidates, verdicts.
+
+Their `event_time_ms` is the stream's clock at the decision (so that a replay of the past decides alike); `decided_at_ms`
+is the wall clock.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from schemas.events import Event, Id
+
+
+class ControlEvent(Event):
+    """Base: keyed by use case, identified by `event_id`, stamped by both clocks."""
+
+    event_id: Id
+    case: str
+    decided_at_ms: int
+
+    @property
+    def id(self) -> str:
+        return self.event_id
+
+    @property
+    def key(self) -> str:
+        return self.case
+
+
+class Release(ControlEvent):
+    """Which versions answer from now on. Compacted by use case; `epoch` only grows, and a lower one is ignored.
+
+    `canary_share` is the part of keys, in [0, 1], that the canary answers.
+    """
+
+    epoch: Annotated[int, Field(ge=1)]
+    model: str
+    champion: str
+    canary: str | None = None
+    canary_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    shadow: str | None = None
+    salt: str
+    reason: str
+    decided_by: str
+
+
+class AlertKind(StrEnum):
+    """What moved: the inputs, the scores, or what the scores are worth."""
+
+    DATA_DRIFT = "data_drift"
+    PREDICTION_DRIFT = "prediction_drift"
+    CONCEPT_DRIFT = "concept_drift"
+
+
+class Alert(ControlEvent):
+    """A window that differs from the reference by more than the use case tolerates."""
+
+    kinds: tuple[AlertKind, ...]
+    window_start_ms: int
+    window_end_ms: int
+    rows: int
+    version: str
+    drifted: tuple[str, ...]
+    statistics: dict[str, float]
+    metrics: dict[str, float | None]
+    report: str
+    acted_on: bool
+    held_back_by: str | None = None
+
+
+class RetrainingOrder(ControlEvent):
+    """Train on what is known up to `until_ms`; at most one order is open at a time."""
+
+    alert_id: Id
+    since_ms: int
+    until_ms: int
+    reason: str
+
+
+class Candidate(ControlEvent):
+    """A trained model in its folder, waiting for admission; or, with `error`, a training that failed."""
+
+    order_id: Id
+    model: str
+    version: str | None
+    folder: str | None
+    digest: str | None
+    metrics: dict[str, float] = {}
+    error: str | None = None
+
+
+class VerdictKind(StrEnum):
+    """Gate decisions (before traffic) and guard decisions (on traffic)."""
+
+    ADMIT = "admit"
+    REFUSE = "refuse"
+    PROMOTE = "promote"
+    ROLL_BACK = "roll_back"
+
+
+class Verdict(ControlEvent):
+    """A decision over a version, with its evidence.
+
+    ADMIT and REFUSE are published by admission; PROMOTE and ROLL_BACK by the guard, and obeyed by admission, the only
+    writer of releases. `order_id` closes the retraining order it belongs to.
+    """
+
+    verdict: VerdictKind
+    order_id: Id | None
+    model: str
+    champion: str
+    candidate: str
+    champion_metrics: dict[str, float]
+    candidate_metrics: dict[str, float]
+    rows: int
+    reason: str

@@ -1,0 +1,71 @@
+"""CloudEvents 1.0 in Kafka's binary mode, with a W3C trace.
+
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
+https://www.w3.org/TR/trace-context/
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from schemas.events import Event
+
+Headers = list[tuple[str, bytes]]
+TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
+
+
+def new_traceparent() -> str:
+    """A new, sampled root."""
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def child_traceparent(parent: str) -> str:
+    """The same trace, another span; a new trace where the parent is not one."""
+    if not TRACEPARENT.match(parent):
+        return new_traceparent()
+    version, trace, _, flags = parent.split("-")
+    return f"{version}-{trace}-{secrets.token_hex(8)}-{flags}"
+
+
+def headers(event: Event, *, source: str, traceparent: str | None = None) -> Headers:
+    """The headers that travel with `event`; its type is `headrace.<contract>`."""
+    return raw_headers(
+        event_id=event.id,
+        event_type=f"headrace.{type(event).__name__.lower()}",
+        event_time_ms=event.event_time_ms,
+        source=source,
+        traceparent=traceparent,
+    )
+
+
+def raw_headers(
+    *, event_id: str, event_type: str, event_time_ms: int, source: str, traceparent: str | None
+) -> Headers:
+    """As `headers`, for those who have encoded the value already."""
+    time = datetime.fromtimestamp(event_time_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    return [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", event_id.encode()),
+        ("ce_source", source.encode()),
+        ("ce_type", event_type.encode()),
+        ("ce_time", time.replace("+00:00", "Z").encode()),
+        ("content-type", b"application/json"),
+        ("traceparent", (traceparent or new_traceparent()).encode()),
+    ]
+
+
+def header(pairs: Sequence[tuple[str, bytes | None]] | None, name: str) -> str | None:
+    """The last header of that name as text; None where it is missing or not UTF-8."""
+    for key, value in reversed(pairs or ()):
+        if key == name and value is not None:
+            try:
+                return value.decode()
+            except UnicodeDecodeError:
+                return None
+    return None

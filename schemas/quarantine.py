@@ -1,0 +1,41 @@
+"""A refused record becomes a dead letter: whole, with reason, rule and origin in its headers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from schemas.topics import DLQ_SUFFIX
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+    from schemas.decoding import Refusal
+
+PREFIX = "headrace_"
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """What to produce to the `.dlq` topic; key, value and the original headers as they came."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+
+
+def dead_letter(message: Message, refusal: Refusal) -> DeadLetter:
+    """The dead letter of a refused record; `headrace_partition` and `headrace_offset` find the original again."""
+    origin = {
+        "reason": refusal.reason,
+        "rule": refusal.rule,
+        "detail": refusal.detail,
+        "topic": str(message.topic()),
+        "partition": str(message.partition()),
+        "offset": str(message.offset()),
+        "ingest_ms": str(message.timestamp()[1]),
+    }
+    came = [(name, value) for name, value in message.headers() or [] if not name.startswith(PREFIX)]
+    said = [(PREFIX + name, value.encode()) for name, value in origin.items()]
+    return DeadLetter(f"{message.topic()}{DLQ_SUFFIX}", message.key(), message.value(), [*came, *said])

@@ -1,0 +1,85 @@
+"""What a request is answered with, and what is known once its outcome came."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from schemas.events import Event, Id
+
+
+class Status(StrEnum):
+    """How a request was answered. A request that breaks its contract gets a dead letter instead of a result."""
+
+    SCORED = "scored"
+    FALLBACK = "fallback"
+    EXPIRED = "expired"
+    REJECTED = "rejected"
+
+
+class Route(StrEnum):
+    """Which arm of the release answered."""
+
+    CHAMPION = "champion"
+    CANARY = "canary"
+    SHADOW = "shadow"
+    RULE = "rule"
+
+
+class Result(Event):
+    """Exactly one per acknowledged request; carries everything needed to explain and to replay it.
+
+    `event_time_ms` is the request's, `entity` its key; every feature is as of that instant. `features` holds the model's input
+    vector, request inputs included and coded (`schemas.inputs`), null where there was no value; a feature of a view is
+    named `view__feature`. `ages_ms` is, per view, the request's time minus the newest event behind
+    its features (null: the entity was never seen). `ahead` names views whose head tile already held later events.
+    """
+
+    request_id: Id
+    entity: str
+    status: Status
+    score: Annotated[float, Field(ge=0, le=1)] | None
+    label: bool | None
+    model: str
+    version: str
+    route: Route
+    epoch: Annotated[int, Field(ge=0)]
+    reasons: tuple[str, ...] = ()
+    features: dict[str, float | None]
+    ages_ms: dict[str, int | None]
+    ahead: tuple[str, ...] = ()
+    read_at_ms: int
+    scored_at_ms: int
+    traceparent: str
+
+    @property
+    def id(self) -> str:
+        return self.request_id
+
+    @property
+    def key(self) -> str:
+        return self.entity
+
+
+class Joined(Event):
+    """A result beside its outcome; an upsert by request id, so repeats are harmless."""
+
+    request_id: Id
+    status: Status
+    score: float | None
+    model: str
+    version: str
+    route: Route
+    epoch: int
+    late: bool
+    outcome_time_ms: int
+
+    @property
+    def id(self) -> str:
+        return self.request_id
+
+    @property
+    def key(self) -> str:
+        return self.request_id

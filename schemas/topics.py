@@ -1,0 +1,169 @@
+"""The one table of topics.
+
+Every topic stamps its records with LogAppendTime, so that a record's Kafka timestamp is when headrace received it
+(`ingest_ms`) and nobody can claim another; when it happened is `event_time_ms` in the value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from schemas import control, usecase
+from schemas.errors import HeadraceError
+from schemas.results import Joined, Result
+
+if TYPE_CHECKING:
+    from schemas.events import Event
+    from schemas.settings import KafkaSettings
+
+DLQ_SUFFIX = ".dlq"
+VALID_SUFFIX = ".valid"
+DAY_MS = 86_400_000
+CREATE_TIMEOUT_S = 30.0
+
+
+class TopicError(HeadraceError):
+    """Kafka refused to create or to describe a topic."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A row of the table.
+
+    Attributes:
+        name: Kafka's name of the topic.
+        contract: The model of its values; None where the value is quoted (dead letters) or generated (tiles).
+        key: What the key holds, in words.
+        partitions: The bound of its consumers' parallelism.
+        retention_ms: -1 keeps for ever.
+        compacted: Only the newest record of a key is kept.
+        stage: "raw" topics are validated by the intake into their `.valid` twin.
+    """
+
+    name: str
+    contract: type[Event] | None
+    key: str
+    partitions: int = 1
+    retention_ms: int = 7 * DAY_MS
+    compacted: bool = False
+    stage: str = ""
+
+    @property
+    def dlq(self) -> str:
+        """Where this topic's refused records go, whole."""
+        return self.name.removesuffix(VALID_SUFFIX) + DLQ_SUFFIX
+
+    @property
+    def table(self) -> str:
+        """The lake table of this topic's events."""
+        return self.name.removesuffix(VALID_SUFFIX).replace(".", "_")
+
+    def config(self) -> dict[str, str]:
+        """The topic's Kafka configuration."""
+        return {
+            "cleanup.policy": "compact" if self.compacted else "delete",
+            "message.timestamp.type": "LogAppendTime",
+            "retention.ms": str(-1 if self.compacted else self.retention_ms),
+        }
+
+
+def standard_topics(
+    case: str,
+    *,
+    request: type[Event],
+    outcome: type[Event],
+    streams: Mapping[str, tuple[type[Event], int]],
+    request_partitions: int = 4,
+) -> tuple[Topic, ...]:
+    """The topics that every use case has, and its own streams (name → contract, partitions)."""
+    requests = Topic(f"{case}.requests", request, "entity", request_partitions, stage="requests")
+    results = Topic(f"{case}.results", Result, "entity of the request", request_partitions)
+    raw = [
+        Topic(f"{case}.{name}", contract, "entity", partitions, stage="raw")
+        for name, (contract, partitions) in {**streams, "outcomes": (outcome, 2)}.items()
+    ]
+    valid = [replace(t, name=t.name + VALID_SUFFIX, stage="valid") for t in raw]
+    dead = [
+        Topic(t.dlq, None, "key of the refused record", retention_ms=30 * DAY_MS, stage="dlq")
+        for t in (requests, *raw)
+    ]
+    return (
+        requests,
+        results,
+        replace(results, name=f"{case}.shadow"),
+        Topic(f"{case}.joined", Joined, "request_id", 2, compacted=True),
+        *raw,
+        *valid,
+        *dead,
+    )
+
+
+CONTROL_TOPICS = (
+    Topic("control.releases", control.Release, "use case", compacted=True),
+    Topic("control.alerts", control.Alert, "use case", retention_ms=-1),
+    Topic("control.retraining", control.RetrainingOrder, "use case", retention_ms=-1),
+    Topic("control.candidates", control.Candidate, "use case", retention_ms=-1),
+    Topic("control.verdicts", control.Verdict, "use case", retention_ms=-1),
+)
+
+
+def tile_topic(name: str, partitions: int = 2) -> Topic:
+    """The topic of a feature view's tiles: upserts, compacted."""
+    return Topic(name, None, "join keys and tile", partitions, compacted=True, stage="tiles")
+
+
+def table_of(case: str) -> dict[str, Topic]:
+    """Every topic of a use case and of the control plane, by name."""
+    topics: tuple[Topic, ...] = usecase.load("schemas", case).TOPICS
+    return {t.name: t for t in (*topics, *CONTROL_TOPICS)}
+
+
+def stage(case: str, name: str) -> list[Topic]:
+    """The topics of one stage: "requests", "raw", "valid" or "dlq"."""
+    return [t for t in table_of(case).values() if t.stage == name]
+
+
+def create(kafka: KafkaSettings, topics: Iterable[Topic]) -> list[str]:
+    """Create the topics that are missing; those that exist are left as they are.
+
+    Returns:
+        The names that were created.
+
+    Raises:
+        TopicError: The cluster is out of reach, or refused one of them.
+    """
+    admin = AdminClient({**kafka.client_config(), "socket.timeout.ms": 10_000})
+    wanted = [
+        NewTopic(t.name, t.partitions, kafka.replication_factor, config=t.config()) for t in topics
+    ]
+    if not wanted:
+        return []
+    created = []
+    for name, future in admin.create_topics(wanted, operation_timeout=CREATE_TIMEOUT_S).items():
+        try:
+            future.result(CREATE_TIMEOUT_S)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise _refused(kafka, name, error) from error
+        else:
+            created.append(name)
+    return created
+
+
+def apply(kafka: KafkaSettings, case: str) -> list[str]:
+    """Create every missing topic of the use case and of the control plane."""
+    return create(kafka, table_of(case).values())
+
+
+def _refused(kafka: KafkaSettings, name: str, error: KafkaException) -> TopicError:
+    return TopicError(
+        f"topic {name} on {kafka.bootstrap_servers}",
+        wanted="it created",
+        came=str(error.args[0].str()),
+        mend="Is the broker up (`headrace status`), and may this user create topics?",
+    )
