@@ -7,7 +7,7 @@ is the wall clock.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -17,17 +17,12 @@ from schemas.events import Event, Id
 class ControlEvent(Event):
     """Base: keyed by use case, identified by `event_id`, stamped by both clocks."""
 
+    id_field: ClassVar[str] = "event_id"
+    key_field: ClassVar[str] = "case"
+
     event_id: Id
     case: str
     decided_at_ms: int
-
-    @property
-    def id(self) -> str:
-        return self.event_id
-
-    @property
-    def key(self) -> str:
-        return self.case
 
 
 class Release(ControlEvent):
@@ -88,7 +83,7 @@ class Candidate(ControlEvent):
     version: str | None
     folder: str | None
     digest: str | None
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     error: str | None = None
 
 

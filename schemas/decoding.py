@@ -42,7 +42,9 @@ def decode(contract: type[E], value: bytes | None, ingest_ms: int) -> E | Refusa
     if value is None:
         return Refusal("null_value", "value: not null", "the record has no value")
     if len(value) > VALUE_BYTES_MAX:
-        return Refusal("too_large", f"value: at most {VALUE_BYTES_MAX} bytes", f"{len(value)} bytes")
+        return Refusal(
+            "too_large", f"value: at most {VALUE_BYTES_MAX} bytes", f"{len(value)} bytes"
+        )
     try:
         event = contract.model_validate_json(value)
     except ValidationError as error:

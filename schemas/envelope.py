@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from confluent_kafka import Message
 
     from schemas.events import Event
 
-Headers = list[tuple[str, bytes]]
+Headers = list[tuple[str, str | bytes | None]]
 TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
 
 
@@ -60,12 +60,18 @@ def raw_headers(
     ]
 
 
-def header(pairs: Sequence[tuple[str, bytes | None]] | None, name: str) -> str | None:
+def headers_of(message: Message) -> Headers:
+    """A consumed record's headers, as pairs; empty where there are none."""
+    pairs = message.headers() or []
+    return list(pairs.items()) if isinstance(pairs, dict) else pairs
+
+
+def header(message: Message, name: str) -> str | None:
     """The last header of that name as text; None where it is missing or not UTF-8."""
-    for key, value in reversed(pairs or ()):
+    for key, value in reversed(headers_of(message)):
         if key == name and value is not None:
             try:
-                return value.decode()
+                return value.decode() if isinstance(value, bytes) else value
             except UnicodeDecodeError:
                 return None
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,17 +34,20 @@ class Event(BaseModel):
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, ser_json_inf_nan="null"
     )
 
+    id_field: ClassVar[str] = "event_id"
+    key_field: ClassVar[str] = "event_id"
+
     event_time_ms: EventTimeMs
 
     @property
     def id(self) -> str:
         """The identity that travels as `ce_id`; unique per source."""
-        raise NotImplementedError
+        return str(getattr(self, self.id_field))
 
     @property
     def key(self) -> str:
         """The entity that orders the stream: the Kafka key."""
-        raise NotImplementedError
+        return str(getattr(self, self.key_field))
 
     def encode(self) -> bytes:
         """The record's value."""

@@ -6,7 +6,7 @@ Statistics, NOAA; public domain).
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ Minutes = Annotated[float, Field(ge=-1_440, le=4_320)]
 class FlightRequest(Event):
     """One per flight, at its scheduled departure."""
 
+    id_field: ClassVar[str] = "request_id"
+
     request_id: Id
     carrier: Carrier
     flight: Annotated[int, Field(ge=1, le=9_999)]
@@ -35,16 +37,16 @@ class FlightRequest(Event):
     scheduled_weekday: Annotated[int, Field(ge=0, le=6)]
 
     @property
-    def id(self) -> str:
-        return self.request_id
-
-    @property
     def key(self) -> str:
+        """The aircraft; where none is assigned, the flight number."""
         return self.tailnum or f"{self.carrier}{self.flight}"
 
 
 class Departure(Event):
     """An aircraft left the gate; `dep_delay` is minutes after the schedule, negative when early."""
+
+    id_field: ClassVar[str] = "event_id"
+    key_field: ClassVar[str] = "tailnum"
 
     event_id: Id
     carrier: Carrier
@@ -54,17 +56,12 @@ class Departure(Event):
     dest: Airport
     dep_delay: Minutes
 
-    @property
-    def id(self) -> str:
-        return self.event_id
-
-    @property
-    def key(self) -> str:
-        return self.tailnum
-
 
 class Weather(Event):
     """One hour's weather at one origin: °F, %, degrees, mph, inches, millibar, miles."""
+
+    id_field: ClassVar[str] = "event_id"
+    key_field: ClassVar[str] = "origin"
 
     event_id: Id
     origin: Airport
@@ -78,29 +75,16 @@ class Weather(Event):
     pressure: Annotated[float, Field(ge=850, le=1_100)] | None
     visib: Annotated[float, Field(ge=0, le=50)] | None
 
-    @property
-    def id(self) -> str:
-        return self.event_id
-
-    @property
-    def key(self) -> str:
-        return self.origin
-
 
 class Outcome(Event):
     """The ground truth of one request: the aircraft arrived. Cancelled and diverted flights never get one."""
 
+    id_field: ClassVar[str] = "request_id"
+    key_field: ClassVar[str] = "request_id"
+
     request_id: Id
     arr_delay: Minutes
     late: bool
-
-    @property
-    def id(self) -> str:
-        return self.request_id
-
-    @property
-    def key(self) -> str:
-        return self.request_id
 
 
 REQUEST = FlightRequest

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from schemas.envelope import Headers, headers_of
 from schemas.topics import DLQ_SUFFIX
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class DeadLetter:
     topic: str
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes | None]]
+    headers: Headers
 
 
 def dead_letter(message: Message, refusal: Refusal) -> DeadLetter:
@@ -36,6 +37,6 @@ def dead_letter(message: Message, refusal: Refusal) -> DeadLetter:
         "offset": str(message.offset()),
         "ingest_ms": str(message.timestamp()[1]),
     }
-    came = [(name, value) for name, value in message.headers() or [] if not name.startswith(PREFIX)]
-    said = [(PREFIX + name, value.encode()) for name, value in origin.items()]
-    return DeadLetter(f"{message.topic()}{DLQ_SUFFIX}", message.key(), message.value(), [*came, *said])
+    came = [pair for pair in headers_of(message) if not pair[0].startswith(PREFIX)]
+    said: Headers = [(PREFIX + name, value.encode()) for name, value in origin.items()]
+    return DeadLetter(f"{message.topic()}{DLQ_SUFFIX}", message.key(), message.value(), came + said)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -37,6 +37,9 @@ class Result(Event):
     its features (null: the entity was never seen). `ahead` names views whose head tile already held later events.
     """
 
+    id_field: ClassVar[str] = "request_id"
+    key_field: ClassVar[str] = "entity"
+
     request_id: Id
     entity: str
     status: Status
@@ -54,17 +57,12 @@ class Result(Event):
     scored_at_ms: int
     traceparent: str
 
-    @property
-    def id(self) -> str:
-        return self.request_id
-
-    @property
-    def key(self) -> str:
-        return self.entity
-
 
 class Joined(Event):
     """A result beside its outcome; an upsert by request id, so repeats are harmless."""
+
+    id_field: ClassVar[str] = "request_id"
+    key_field: ClassVar[str] = "request_id"
 
     request_id: Id
     status: Status
@@ -75,11 +73,3 @@ class Joined(Event):
     epoch: int
     late: bool
     outcome_time_ms: int
-
-    @property
-    def id(self) -> str:
-        return self.request_id
-
-    @property
-    def key(self) -> str:
-        return self.request_id

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Event
 
+
 @dataclass(frozen=True)
 class WorkerContext:
     """The use case a worker serves, its stop signal, and where it reports its counters.
