@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Self
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas.envelope import header, headers
 from schemas.errors import HeadraceError
@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from schemas.events import Event
 
 ASSIGN_TIMEOUT_S = 10.0
+# A topic that was created a moment ago.
+NO_LEADER_YET = (
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
 
 
 class ResultTimeout(HeadraceError):
@@ -169,5 +175,13 @@ class Client:
         return [self._end(TopicPartition(t, p)) for t in topics for p in known[t].partitions]
 
     def _end(self, at: TopicPartition) -> TopicPartition:
-        _, high = self._consumer.get_watermark_offsets(at, timeout=ASSIGN_TIMEOUT_S)
-        return TopicPartition(at.topic, at.partition, high)
+        deadline = time.monotonic() + ASSIGN_TIMEOUT_S
+        while True:
+            try:
+                _, high = self._consumer.get_watermark_offsets(at, timeout=ASSIGN_TIMEOUT_S)
+            except KafkaException as error:
+                if error.args[0].code() not in NO_LEADER_YET or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                return TopicPartition(at.topic, at.partition, high)

@@ -7,6 +7,7 @@ bounds may widen, choices may grow. https://docs.confluent.io/platform/current/s
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,11 @@ def schema_of(contract: type[Event]) -> Schema:
     schema = contract.model_json_schema()
     definitions = schema.pop("$defs", {})
     return _resolved_object(schema, definitions)
+
+
+def fingerprint(contract: type[Event]) -> str:
+    """Sha256 over what a contract accepts, as a model's manifest records it; prose may be reworded."""
+    return hashlib.sha256(json.dumps(_without_prose(schema_of(contract)), sort_keys=True).encode()).hexdigest()
 
 
 def export(case: str, folder: Path = RELEASED) -> list[Path]:
@@ -114,6 +120,19 @@ def _bound_breaks(old: Schema, new: Schema, field: str) -> Iterator[tuple[str, s
     for bound in UPPER_BOUNDS:
         if bound in new and (bound not in old or new[bound] < old[bound]):
             yield field, f"{bound} fell to {new[bound]}"
+
+
+def _without_prose(node: Any) -> Any:  # noqa: ANN401 - any JSON
+    if isinstance(node, list):
+        return [_without_prose(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        # The keys below `properties` are fields, one of which may well be called `title`.
+        name: {f: _without_prose(v) for f, v in value.items()} if name == "properties" else _without_prose(value)
+        for name, value in node.items()
+        if name not in ("title", "description")
+    }
 
 
 def _resolved_object(node: Schema, definitions: dict[str, Schema]) -> Schema:
