@@ -1,0 +1,1 @@
+"""The demo: New York flights of 2013, replayed through the whole platform."""

@@ -1,0 +1,50 @@
+"""Everything that is committed on a topic, read once from its beginning to its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from confluent_kafka import Message
+
+    from schemas.settings import KafkaSettings
+
+BATCH = 10_000
+METADATA_TIMEOUT_S = 10.0
+
+
+def scan(kafka: KafkaSettings, topic: str) -> Iterator[Message]:
+    """Yield the committed records of a topic, partition by partition as they come, up to the end at the time of the call.
+
+    Raises:
+        KafkaException: The broker reported an error other than the end of a partition.
+    """
+    consumer = Consumer(
+        dict(
+            kafka.client_config(
+                group_id="headrace.audit",
+                isolation_level="read_committed",
+                enable_auto_commit=False,
+                enable_partition_eof=True,
+            )
+        )
+    )
+    try:
+        partitions = consumer.list_topics(topic, METADATA_TIMEOUT_S).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in partitions])
+        open_partitions = set(partitions)
+        while open_partitions:
+            for message in consumer.consume(BATCH, 0.5):
+                error = message.error()
+                if error is None:
+                    yield message
+                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - librdkafka's name
+                    open_partitions.discard(message.partition())
+                else:
+                    raise KafkaException(error)
+    finally:
+        consumer.close()
