@@ -33,6 +33,7 @@ class Unanswered(HeadraceError):
 class Progress:
     """What the replay has done so far; written by the replayer, read by the live view."""
 
+    began_ms: int = 0
     clock_ms: int = 0
     slices: int = 0
     events: int = 0
@@ -41,6 +42,7 @@ class Progress:
     barrier_s: list[float] = field(default_factory=list)
     answer_s: list[float] = field(default_factory=list)
     held_s: float = 0.0
+    replay_s: float = 0.0
     began: float = field(default_factory=time.monotonic)
     sent_at: dict[str, float] = field(default_factory=dict)
 
@@ -78,18 +80,22 @@ class Replayer:
     def replay(self, slices: Iterable[Slice], between: Callable[[], None]) -> None:
         """Send every slice; `between` is called after each, on this thread."""
         waiting: Sequence[Sent] = []
+        progress = self.progress
+        progress.began = time.monotonic()
         for piece in slices:
+            progress.began_ms = progress.began_ms or piece.start_ms
             self._hold()
             self._send(piece.events)
             self._barrier.sent(piece.events)
             self._await_answers(waiting)
-            self.progress.barrier_s.append(self._barrier.wait(VISIBLE_TIMEOUT_S))
+            progress.barrier_s.append(self._barrier.wait(VISIBLE_TIMEOUT_S))
             self._send(piece.requests)
             waiting = piece.requests
-            self.progress.clock_ms = piece.start_ms
-            self.progress.slices += 1
+            progress.clock_ms = piece.start_ms
+            progress.slices += 1
             between()
         self._await_answers(waiting)
+        progress.replay_s = time.monotonic() - progress.began
 
     def _hold(self) -> None:
         began = time.monotonic()
