@@ -121,7 +121,7 @@ def run(settings: Settings, options: Options, console: Console, *, keep: bool = 
 
 
 def _play(settings: Settings, options: Options, watch: Stopwatch) -> Json:
-        with watch.phase("history", f"Loading 2013 up to {options.since} into the lake"):
+    with watch.phase("history", f"Loading 2013 up to {options.since} into the lake"):
         history.write_history(settings.stores, history.YEAR_START, options.since, streamed=WARM_UP)
     plan = Plan.load(settings.stores.plan_path)
     with watch.phase("champion", "Training the champion on January"):
