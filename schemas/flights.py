@@ -69,8 +69,8 @@ class Weather(Event):
     dewp: Annotated[float, Field(ge=-120, le=120)] | None
     humid: Annotated[float, Field(ge=0, le=100)] | None
     wind_dir: Annotated[float, Field(ge=0, le=360)] | None
-    wind_speed: Annotated[float, Field(ge=0, le=2_000)] | None
-    wind_gust: Annotated[float, Field(ge=0, le=2_500)] | None
+    wind_speed: Annotated[float, Field(ge=0, le=250)] | None
+    wind_gust: Annotated[float, Field(ge=0, le=300)] | None
     precip: Annotated[float, Field(ge=0, le=20)] | None
     pressure: Annotated[float, Field(ge=850, le=1_100)] | None
     visib: Annotated[float, Field(ge=0, le=50)] | None

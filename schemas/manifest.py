@@ -13,23 +13,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from schemas import usecase
-from schemas.evolution import schema_of
-
-if TYPE_CHECKING:
-    from schemas.events import Event
+from schemas import evolution, usecase
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 REFERENCE_FILE = "reference.parquet"
 HOLDOUT_FILE = "holdout.parquet"
-# Read in pieces: a model may be larger than the memory it is fair to ask for a digest.
-CHUNK_BYTES = 1 << 20
+# `v0001` sorts as it counts up to `v9999`; a hidden name is a folder under construction.
+VERSION = re.compile(r"^v[0-9]{4}$")
 
 
 class Trained(BaseModel):
@@ -58,6 +54,7 @@ class Manifest(BaseModel):
         parameters: The estimator's, as trained.
         code: Git revision, or "unknown".
         lock: SHA-256 of `requirements.lock`, or "unknown".
+        order_id: The retraining order it answers; None for a version that a person asked for.
         files: Every other file of the folder → SHA-256.
     """
 
@@ -79,6 +76,7 @@ class Manifest(BaseModel):
     code: str
     lock: str
     created_ms: int
+    order_id: str | None = None
     files: dict[str, str]
 
     @classmethod
@@ -93,22 +91,31 @@ class Manifest(BaseModel):
 
 
 def contract_digest(case: str) -> str:
-    """SHA-256 of the JSON Schema of the use case's request, without its prose: what a model may be asked."""
-    contract: type[Event] = usecase.load("schemas", case).REQUEST
-    schema = schema_of(contract)
-    schema.pop("description", None)
-    return hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()
+    """The fingerprint of the use case's request contract: what a model may be asked."""
+    return evolution.fingerprint(usecase.load("schemas", case).REQUEST)
 
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_digest(folder: Path) -> str:
     """The digest of a version: of its manifest, which holds those of all other files."""
     return file_digest(folder / MANIFEST_FILE)
+
+
+def versions(models_dir: Path, model: str) -> list[str]:
+    """The finished versions of a model, oldest first."""
+    folder = models_dir / model
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if VERSION.match(path.name))
+
+
+def next_version(models_dir: Path, model: str) -> str:
+    """The name after the newest; a folder is renamed to it, which fails if somebody was faster."""
+    newest = versions(models_dir, model)[-1:]
+    number = int(newest[0][1:]) + 1 if newest else 1
+    return f"v{number:04d}"

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 DLQ_SUFFIX = ".dlq"
 VALID_SUFFIX = ".valid"
 DAY_MS = 86_400_000
+# A dead letter is its record whole, which may be as large as the broker takes (1 MiB), plus headers that say why.
+DEAD_LETTER_BYTES_MAX = 2 * 1024 * 1024
 CREATE_TIMEOUT_S = 30.0
 
 
@@ -65,11 +67,14 @@ class Topic:
 
     def config(self) -> dict[str, str]:
         """The topic's Kafka configuration."""
-        return {
+        config = {
             "cleanup.policy": "compact" if self.compacted else "delete",
             "message.timestamp.type": "LogAppendTime",
             "retention.ms": str(-1 if self.compacted else self.retention_ms),
         }
+        if self.stage == "dlq":
+            config["max.message.bytes"] = str(DEAD_LETTER_BYTES_MAX)
+        return config
 
 
 def standard_topics(

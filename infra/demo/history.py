@@ -11,7 +11,7 @@ replay from June on hold every event once between them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,9 @@ ARROW_TYPES = {
 }
 # From schedule to gate: the worst delay (22 h) and the longest flight (12 h) come to less than two days.
 LONGEST_JOURNEY = pd.Timedelta(days=3)
+NOTHING = timedelta()
+# What the windowed features are computed from.
+FEATURE_STREAMS = ("departures", "weather")
 STREAMS = ("requests", "departures", "weather", "outcomes")
 WEATHER_FIELDS = (
     *("temp", "dewp", "humid", "wind_dir", "wind_speed"),
@@ -144,12 +147,21 @@ def load(since: date, until: date) -> Timeline:
     return Timeline(since, until, omitted=omitted, **arrow)
 
 
-def write_history(stores: StoreSettings, since: date, until: date) -> dict[str, int]:
+def write_history(
+    stores: StoreSettings, since: date, until: date, *, streamed: timedelta = NOTHING
+) -> dict[str, int]:
     """Append the events of `[since, until)` to the lake, as if they had been received when they happened.
 
     `ingest_ms` is the event time: this history was known as it went, and a training set "as known at" an instant of the
     past must be able to see it. The rows have no Kafka coordinates, and the snapshots carry no offsets, so the archiver
     begins where Kafka begins. Call it once on an empty lake: called twice it appends twice.
+
+    Args:
+        stores: Where the lake is.
+        since: The first day.
+        until: The first day that is not in it.
+        streamed: The span before `until` whose departures and weather are left out, because they will be sent through
+            Kafka to fill the windows, and the archiver brings them here.
 
     Returns:
         Rows written, by table.
@@ -165,13 +177,14 @@ def write_history(stores: StoreSettings, since: date, until: date) -> dict[str, 
         name = topics.table_of(CASE)[f"{CASE}.{stream}"].table
         schema = lake_schema(contract_of(stream))
         lake.create(name, schema)
-        rows = timeline.table(stream)
-        for since_ms, until_ms in _months(since, until):
-            chunk = _between(rows, since_ms, until_ms)
+        end = until - streamed if stream in FEATURE_STREAMS else until
+        written[name] = 0
+        for since_ms, until_ms in _months(since, end):
+            chunk = _between(timeline.table(stream), since_ms, until_ms)
             if chunk.num_rows:
                 known = with_coordinates(chunk, ingest_ms=chunk["event_time_ms"])
                 lake.append(name, known.select(schema.names).cast(schema))
-        written[name] = rows.num_rows
+                written[name] += chunk.num_rows
     return written
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +43,7 @@ def parity(stores: StoreSettings, plan: Plan, case: str) -> dict[str, Any]:
 def _served(lake: Lake, plan: Plan, case: str, service: str) -> pa.Table:
     """The vectors of the results that had any, beside the keys of their requests."""
     results = lake.scan(table_of(case)[f"{case}.results"].table)
-    logged = [json.loads(text) for text in results["features"].to_pylist()]
+    logged = [dict(row) for row in results["features"].to_pylist()]
     names = plan.service(service).names
     vectors = {
         name: pa.array(np.array([_number(row.get(name)) for row in logged])) for name in names

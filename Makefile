@@ -1,0 +1,86 @@
+# Everything a person or CI does with headrace. `make` lists the verbs.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3.11
+UV_VERSION := 0.13.8
+UV := .uv/bin/uv
+BIN := .venv/bin
+PACKAGES := schemas features pipelines serving monitoring infra
+# Passed on to the verb, for example: make demo ARGS=--chaos
+ARGS ?=
+
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help
+help: ## list the verbs
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
+
+.PHONY: demo
+demo: .venv/.ready jars ## New York flights, end to end, on the real engines (ARGS=--chaos, --keep)
+	$(BIN)/headrace demo $(ARGS)
+
+.PHONY: test
+test: .venv/.ready jars ## every test: unit, property, behaviour on real engines, one short end to end
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: lint types imports test ## exactly what CI runs: lint, types, import rules, tests
+
+.PHONY: bench
+bench: .venv/.ready jars ## the benchmarks under tests/benchmarks, with their numbers
+	$(BIN)/python -m pytest tests/benchmarks -s -q $(ARGS)
+
+.PHONY: up
+up: .venv/.ready jars ## start the local stack
+	$(BIN)/headrace up $(ARGS)
+
+.PHONY: down
+down: .venv/.ready ## stop the local stack; leaves no process
+	$(BIN)/headrace down $(ARGS)
+
+.PHONY: fmt
+fmt: .venv/.ready ## format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: lint
+lint: .venv/.ready ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+# Tests are files, not packages: their names are found from the root, as pytest finds them.
+types: .venv/.ready
+	$(BIN)/mypy --strict --explicit-package-bases $(PACKAGES) tests
+
+.PHONY: imports
+imports: .venv/.ready
+	$(BIN)/lint-imports
+
+# --- what the verbs stand on; each is made once ------------------------------------------------------------------
+
+$(UV):
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not on PATH; install Python 3.11, or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/.synced: requirements.lock | $(UV)
+	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@touch $@
+
+# Editable and without dependencies: the lock alone decides what is installed.
+.venv/.ready: .venv/.synced pyproject.toml
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: jars
+jars: .headrace/jars/.ready
+
+.headrace/jars/.ready: infra/local/pom.xml
+	@command -v mvn >/dev/null || { echo "make: mvn is not on PATH; install Maven 3.8 or newer (Debian: apt install maven)" >&2; exit 1; }
+	mvn --quiet --batch-mode --file infra/local/pom.xml package -Djars="$(CURDIR)/.headrace/jars"
+	@touch $@

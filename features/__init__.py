@@ -1,0 +1,1 @@
+"""What features mean: definitions, the tile mathematics, and the stores they are read from."""

@@ -1,0 +1,267 @@
+"""The batch executor: features as of an instant from the lake, in DuckDB.
+
+The same tiles and the same merge as the stream's: tiles behind the head are aggregated once and joined by (key, tile), the
+head is cut event by event. One view after another, because DuckDB's memory for several windowed joins in one
+query grows with their product (duckdb#17001).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.tiles import VARIANCE_FLOOR
+from features.views import Aggregate, Layout, Partial, PartialKind, Plan, View
+from schemas.errors import HeadraceError
+
+Mode = Literal["event", "known"]
+# How the head tile is cut: at the instant (the meaning), or not at all (what a ring holds).
+Head = Literal["exact", "whole"]
+ROW, AS_OF, CUTOFF = "__row", "__as_of", "__cutoff"
+FOREVER_MS = 2**62
+
+_TILE: Mapping[PartialKind, str] = {
+    "count": "count({c})",
+    "sum": "coalesce(sum({c}), 0)",
+    "sumsq": "coalesce(sum({c} * {c}), 0)",
+    "min": "min({c})",
+    "max": "max({c})",
+    "first": "arg_min({c}, (ts, id))",
+    "last": "arg_max({c}, (ts, id))",
+}
+
+
+class EntitiesIncomplete(HeadraceError):
+    """The rows to compute features for lack a join key or an instant."""
+
+
+class Scans(Protocol):
+    """Whatever gives a table's rows; `features.lake.Lake` is one."""
+
+    def scan(
+        self,
+        table: str,
+        *,
+        snapshot_id: int | None = None,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        columns: tuple[str, ...] = ("*",),
+    ) -> pa.Table:
+        """Rows with `since_ms ≤ event_time_ms < until_ms`."""
+
+
+Source = Scans | Mapping[str, pa.Table]
+
+
+def features_as_of(
+    plan: Plan,
+    service: str,
+    source: Source,
+    entities: pa.Table,
+    *,
+    mode: Mode = "event",
+    snapshots: Mapping[str, int] | None = None,
+) -> pa.Table:
+    """The entities with the service's features added, one float64 column a feature by its full name, null as null.
+
+    Args:
+        plan: The applied plan.
+        service: The service's name.
+        source: The lake, or its tables (name → rows with contract columns and `ingest_ms`).
+        entities: The service's join keys and `event_time_ms`; in mode "known" also `known_at_ms`. Other columns pass.
+        mode: "event": all events up to `event_time_ms`. "known": of those, what was ingested by `known_at_ms`.
+        snapshots: Table → the snapshot to read, to compute the same again later.
+
+    Raises:
+        EntitiesIncomplete: a needed column is missing.
+    """
+    needed = [k.name for k in plan.join_keys(service)] + ["event_time_ms"]
+    needed += ["known_at_ms"] if mode == "known" else []
+    missing = [name for name in needed if name not in entities.column_names]
+    if missing:
+        raise EntitiesIncomplete(
+            f"entities for service {service}", wanted=f"columns {needed}", came=f"no {missing}"
+        )
+    chosen = plan.service(service).features
+    columns: dict[str, pa.ChunkedArray] = {}
+    for view in plan.service_views(service):
+        names = [feature for owner, feature in chosen if owner == view.name]
+        events = view_events(view, source, entities["event_time_ms"], snapshots)
+        asked = asked_rows(view, entities, entities["known_at_ms"] if mode == "known" else None)
+        values = compute(view, names, events, asked)
+        columns |= {f"{view.name}__{name}": values[name] for name in names}
+    for name in plan.service(service).names:
+        entities = entities.append_column(name, columns[name])
+    return entities
+
+
+def asked_rows(
+    view: View, entities: pa.Table, cutoff_ms: pa.ChunkedArray | None = None
+) -> pa.Table:
+    """Entities as `compute` wants them: row number, join keys, instant, and the last ingest time that counts."""
+    cutoff = pa.array([FOREVER_MS]).take(pa.array([0] * len(entities), pa.int64()))
+    keys = {key.name: entities[key.name] for key in view.join_keys}
+    return pa.table(
+        {
+            ROW: pa.array(range(len(entities)), pa.int64()),
+            AS_OF: entities["event_time_ms"].cast(pa.int64()),
+            CUTOFF: cutoff if cutoff_ms is None else cutoff_ms.cast(pa.int64()),
+            **keys,
+        }
+    )
+
+
+def view_events(
+    view: View,
+    source: Source,
+    as_of_ms: pa.ChunkedArray,
+    snapshots: Mapping[str, int] | None = None,
+    *,
+    open_end: bool = False,
+) -> pa.Table:
+    """The events that any of the instants' windows can hold, with just the columns that the view reads.
+
+    With `open_end` also all later ones: they may have pushed tiles out of a ring.
+    """
+    if isinstance(source, Mapping):
+        return source[view.table]
+    reach_ms = max((a.window_s + a.hop_s) * 1000 for a in view.aggregates)
+    bounds = pc.min_max(as_of_ms).as_py() if len(as_of_ms) else {"min": 0, "max": 0}
+    columns = dict.fromkeys([*view.columns, "event_time_ms", "ingest_ms", "kafka_partition"])
+    return source.scan(
+        view.table,
+        snapshot_id=(snapshots or {}).get(view.table),
+        since_ms=bounds["min"] - reach_ms,
+        until_ms=None if open_end else bounds["max"] + reach_ms,
+        columns=tuple(columns),
+    )
+
+
+def compute(
+    view: View, names: Sequence[str], events: pa.Table, asked: pa.Table, head: Head = "exact"
+) -> pa.Table:
+    """Features of one view for `asked_rows`, in their order: one float64 column a name."""
+    with duckdb.connect(":memory:") as connection:
+        connection.register("events_in", events)
+        connection.register("asked", asked)
+        wanted = [view.aggregate(name) for name in names]
+        columns: dict[str, pa.ChunkedArray] = {}
+        for layout in view.layouts:
+            mine = [a for a in wanted if a.hop_s == layout.hop_s]
+            if mine:
+                connection.execute(_tables(view, layout))
+                values = connection.sql(_query(view, layout, mine, head)).to_arrow_table()
+                columns |= {a.name: values[a.name] for a in mine}
+    return pa.table({name: columns[name] for name in names})
+
+
+def _tables(view: View, layout: Layout) -> str:
+    """The hop's events and tiles. NaN is null, as everywhere."""
+    columns = ", ".join(
+        f"CASE WHEN isnan({_quoted(c)}::DOUBLE) THEN NULL ELSE {_quoted(c)}::DOUBLE END AS {_col(c)}"
+        if view.columns[c] != "string"
+        else f"{_quoted(c)} AS {_col(c)}"
+        for c in dict.fromkeys(p.column for p in layout.partials)
+    )
+    return f"""
+        CREATE OR REPLACE TEMP TABLE e AS
+        SELECT {_keys(view)}, event_time_ms AS ts, {_quoted(view.event_id_field)} AS id,
+               event_time_ms // {layout.hop_ms} AS tile, ingest_ms AS seen, {columns}
+        FROM events_in;
+        CREATE OR REPLACE TEMP TABLE tiles AS
+        SELECT {_aliases(view)}, tile, max(seen) AS seen, {_partials(layout)}
+        FROM e GROUP BY {_aliases(view)}, tile;
+    """  # noqa: S608 - names come from a compiled plan and are quoted
+
+
+def _query(view: View, layout: Layout, wanted: Sequence[Aggregate], head: Head) -> str:
+    """Pieces of windows – whole tiles, and cut ones event by event – merged by row.
+
+    A tile is whole for a row when it lies behind the head and everything in it had been ingested by the cutoff.
+    """
+    longest = max(a.tiles for a in wanted)
+    same = " AND ".join(f"r.k{i} = o.k{i}" for i in range(len(view.join_keys)))
+    fields = ", ".join(_quoted(p.field) for p in layout.partials)
+    cut = "r.tile = r.head OR " if head == "exact" else ""
+    until = "AND o.ts <= r.as_of" if head == "exact" else ""
+    features = ",\n".join(f"{_merged(a)} AS {_quoted(a.name)}" for a in wanted)
+    return f"""
+        WITH asked_keys AS (
+            SELECT {ROW} AS row, {_keys(view)}, {AS_OF} AS as_of, {CUTOFF} AS cutoff,
+                   {AS_OF} // {layout.hop_ms} AS head
+            FROM asked
+        ), spread AS (
+            SELECT *, unnest(range(head - {longest - 1}, head + 1)) AS tile FROM asked_keys
+        ), matched AS (
+            SELECT r.*, {fields}, ({cut} o.seen > r.cutoff) AS is_cut
+            FROM spread r JOIN tiles o ON {same} AND r.tile = o.tile
+        ), pieces AS (
+            SELECT row, head, tile, {fields} FROM matched WHERE NOT is_cut
+            UNION ALL
+            SELECT r.row, any_value(r.head), r.tile, {_partials(layout, "o.")}
+            FROM (SELECT row, head, tile, as_of, cutoff, {_aliases(view)} FROM matched WHERE is_cut) r
+            JOIN e o ON {same} AND r.tile = o.tile AND o.seen <= r.cutoff {until}
+            GROUP BY r.row, r.tile
+        )
+        SELECT {features}
+        FROM asked_keys a LEFT JOIN pieces p ON a.row = p.row
+        GROUP BY a.row ORDER BY a.row
+    """  # noqa: S608
+
+
+def _merged(aggregate: Aggregate) -> str:
+    """The window's value from the pieces in it."""
+    within = f"FILTER (WHERE p.tile > p.head - {aggregate.tiles})"
+
+    def part(kind: PartialKind, merge: str = "sum({c})") -> str:
+        field = "p." + _quoted(Partial(kind, aggregate.column).field)
+        return f"{merge.format(c=field)} {within}"
+
+    count, total = part("count"), part("sum")
+    squares = part("sumsq")
+    spread = f"({squares} - {total} * {total} / {count})"
+    variance = (
+        f"CASE WHEN {count} >= 2 THEN CASE WHEN {spread} <= {VARIANCE_FLOOR} * {squares} THEN 0.0 "
+        f"ELSE {spread} / ({count} - 1) END END"
+    )
+    value = {
+        "count": f"coalesce({count}, 0)",
+        "sum": f"coalesce({total}, 0)",
+        "mean": f"{total} / nullif({count}, 0)",
+        "var": variance,
+        "std": f"sqrt({variance})",
+        "min": part("min", "min({c})"),
+        "max": part("max", "max({c})"),
+        "first": part("first", "arg_min({c}, p.tile)"),
+        "last": part("last", "arg_max({c}, p.tile)"),
+    }[aggregate.function]
+    return f"({value})::DOUBLE"
+
+
+def _partials(layout: Layout, of: str = "") -> str:
+    parts = (
+        _TILE[p.kind].format(c=of + _col(p.column)).replace("(ts, id)", f"({of}ts, {of}id)")
+        + f" AS {_quoted(p.field)}"
+        for p in layout.partials
+    )
+    return ", ".join(parts)
+
+
+def _keys(view: View) -> str:
+    return ", ".join(f"{_quoted(k.name)} AS k{i}" for i, k in enumerate(view.join_keys))
+
+
+def _aliases(view: View) -> str:
+    return ", ".join(f"k{i}" for i in range(len(view.join_keys)))
+
+
+def _col(column: str) -> str:
+    return _quoted(f"c_{column}")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,270 @@
+"""Why a served value differs from its recomputation: which set of events would have given it.
+
+What a ring showed at a read is every event of the window's tiles, head tile whole, that had arrived by then, less a suffix
+of each source partition that was still under way, less tiles that newer ones had overwritten. The search asks which
+such set gives the served value, and calls the difference by what the set has too many or too few.
+
+For each source partition the partial aggregates after every arrival are made once (a prefix each), and two
+partitions' prefixes are merged by broadcasting, so that one value takes microseconds per candidate, not a scan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from features.tiles import Bools, Floats, Ints, variance
+from features.views import Aggregate, Layout, PartialKind, View
+
+Cause = Literal["equal", "in_flight", "ahead", "late", "expired", "definition", "unexplained"]
+CAUSES: tuple[Cause, ...] = (
+    "equal",
+    "in_flight",
+    "ahead",
+    "late",
+    "expired",
+    "definition",
+    "unexplained",
+)
+NO_PARTITION = -1
+# Each is one more search of a value that is unexplained so far; a ring that is overtaken is so by a few events.
+CONTESTED_MAX = 32
+
+
+class Read(NamedTuple):
+    """One row that was served: for which entity, as of when, read when, and the stream's clock then."""
+
+    key: tuple[object, ...]
+    as_of_ms: int
+    read_at_ms: int
+    clock_ms: int
+
+
+class Arrivals(NamedTuple):
+    """One partition's events of a window in order of arrival, as positions in the window.
+
+    The first `sure` had arrived for certain.
+    """
+
+    position: Ints
+    sure: int
+
+    def after(self, kind: PartialKind, values: Floats) -> Floats:
+        """A partial after `sure`, `sure + 1`, … all arrivals; `first` and `last` as positions in the window."""
+        x = values[self.position]
+        unknown = np.isnan(x)
+        match kind:
+            case "count":
+                return self._running(np.add, 0.0, (~unknown).astype(float))
+            case "sum":
+                return self._running(np.add, 0.0, np.where(unknown, 0.0, x))
+            case "sumsq":
+                return self._running(np.add, 0.0, np.where(unknown, 0.0, x * x))
+            case "min":
+                return self._running(np.fmin, np.nan, x)
+            case "max":
+                return self._running(np.fmax, np.nan, x)
+        rank = np.where(unknown, np.nan, self.position)
+        return self._running(np.fmin if kind == "first" else np.fmax, np.nan, rank)
+
+    def _running(self, of: np.ufunc, start: float, steps: Floats) -> Floats:
+        running: Floats = of.accumulate(np.concatenate(([start], steps)))
+        return running[self.sure :]
+
+
+class EventIndex:
+    """A view's events, found by key and time. NaN and null count as null."""
+
+    def __init__(self, view: View, events: pa.Table) -> None:
+        keys = list(zip(*(events[k.name].to_pylist() for k in view.join_keys), strict=True))
+        codes: dict[tuple[object, ...], int] = {}
+        code = np.array([codes.setdefault(key, len(codes)) for key in keys], dtype=np.int64)
+        ts = _ints(events, "event_time_ms")
+        identity = np.array(events[view.event_id_field].to_pylist(), dtype=str)
+        order = np.lexsort((identity, ts, code)) if len(ts) else np.array([], dtype=np.int64)
+        self.ts, self.seen = ts[order], _ints(events, "ingest_ms")[order]
+        self.partition = _partitions(events)[order]
+        self.columns = {
+            name: _floats(events, name, kind)[order] for name, kind in view.columns.items()
+        }
+        sorted_codes = code[order]
+        starts = np.searchsorted(sorted_codes, np.arange(len(codes)), "left")
+        ends = np.searchsorted(sorted_codes, np.arange(len(codes)), "right")
+        self._range = {key: (int(starts[c]), int(ends[c])) for key, c in codes.items()}
+
+    def between(self, key: tuple[object, ...], since_ms: int, before_ms: int) -> slice:
+        """A key's events of an interval, ordered by time and then by event id."""
+        start, end = self._range.get(key, (0, 0))
+        first, last = np.searchsorted(self.ts[start:end], (since_ms, before_ms), "left")
+        return slice(start + int(first), start + int(last))
+
+
+class Window:
+    """What one read saw of one window; shared by all aggregates over that window.
+
+    Attributes:
+        found: Where the window's events lie in the index, head tile whole.
+        arrivals: One list a source partition; positions are those within `found`.
+        contested_ms: When events arrived that may or may not have overwritten tiles yet, newest first.
+    """
+
+    def __init__(
+        self,
+        index: EventIndex,
+        layout: Layout,
+        tiles: int,
+        read: Read,
+        budget_ms: int,
+        overwritten_by_ms: int | None = None,
+    ) -> None:
+        self.contested_ms: list[int] = []
+        surely_ms = read.read_at_ms - budget_ms
+        latest_ms = read.read_at_ms if overwritten_by_ms is None else overwritten_by_ms
+        hop_ms = layout.hop_ms
+        head = read.as_of_ms // hop_ms
+        self.found = index.between(read.key, (head - tiles + 1) * hop_ms, (head + 1) * hop_ms)
+        ts, seen = index.ts[self.found], index.seen[self.found]
+        self.overwritten = np.zeros(len(ts), dtype=bool)
+        # Nothing later than the stream's clock had arrived, so most reads need not look for what overwrote tiles.
+        if read.clock_ms // hop_ms > head - tiles + layout.tiles:
+            later = index.between(read.key, (head + 1) * hop_ms, read.clock_ms + 1)
+            arrived = index.seen[later] <= latest_ms
+            open_ms = np.unique(index.seen[later][arrived])
+            self.contested_ms = open_ms[open_ms > surely_ms][::-1][:CONTESTED_MAX].tolist()
+            self.overwritten = _overwritten(
+                ts // hop_ms, index.ts[later][arrived] // hop_ms, layout.tiles
+            )
+        held = np.flatnonzero((seen <= read.read_at_ms) & ~self.overwritten)
+        self.arrivals = _arrivals(held, seen[held], index.partition[self.found][held], surely_ms)
+        self.due = ts <= read.as_of_ms
+        self.behind = ts + hop_ms < read.clock_ms
+
+
+def cause_of(
+    index: EventIndex, window: Window, aggregate: Aggregate, served: float, tolerance: float
+) -> Cause:
+    """The cause of one unequal value; "unexplained" where no set of events gives it."""
+    values = index.columns[aggregate.column][window.found]
+    visible = _visible(window.arrivals, values, aggregate, served, tolerance)
+    if visible is None:
+        return "unexplained"
+    shown = np.zeros(len(values), dtype=bool)
+    shown[visible] = True
+    usable = ~np.isnan(values)
+    missing = ~shown & window.due & usable
+    if (missing & window.overwritten).any():
+        return "expired"
+    if (missing & window.behind).any():
+        return "late"
+    if (shown & ~window.due & usable).any():
+        return "ahead"
+    return "in_flight" if missing.any() else "unexplained"
+
+
+def _overwritten(tiles: Ints, later: Ints, capacity: int) -> Bools:
+    """Which tiles' slots a later tile of the ring had taken."""
+    newest = {int(tile) % capacity: int(tile) for tile in np.unique(later)}
+    return np.array([newest.get(int(t) % capacity, -1) > t for t in tiles], dtype=bool)
+
+
+def _visible(
+    arrivals: Sequence[Arrivals],
+    values: Floats,
+    aggregate: Aggregate,
+    served: float,
+    tolerance: float,
+) -> Ints | None:
+    """Positions of the events that give the served value, as many as can be; None if no set does."""
+    candidates = _values(arrivals, values, aggregate)
+    matches = np.argwhere(equal(candidates, np.float64(served), tolerance))
+    if not len(matches):
+        return None
+    best = matches[np.argmax(matches.sum(axis=1))]
+    return np.concatenate(
+        [a.position[: a.sure + extra] for a, extra in zip(arrivals, best, strict=True)]
+    )
+
+
+def _arrivals(held: Ints, seen: Ints, partition: Ints, surely_ms: int) -> list[Arrivals]:
+    """The window's events by source partition, one or two lists.
+
+    Prefixes of three and more partitions multiply beyond use; those share one order of arrival.
+    """
+    order = np.argsort(seen, kind="stable")
+    named = partition[order]
+    parts = [order]
+    if len(order) and (named != named[0]).any():
+        one, *others = np.unique(named)
+        parts = [order[named == one], order[named != one]] if len(others) == 1 else [order]
+    return [
+        Arrivals(held[part], int(np.searchsorted(seen[part], surely_ms, "right"))) for part in parts
+    ]
+
+
+def _values(arrivals: Sequence[Arrivals], values: Floats, aggregate: Aggregate) -> Floats:
+    """The aggregate for every prefix, or every pair of prefixes: one axis a list."""
+
+    def part(kind: PartialKind) -> Floats:
+        one, *other = [a.after(kind, values) for a in arrivals]
+        merge = {"min": np.fmin, "first": np.fmin, "max": np.fmax, "last": np.fmax}.get(
+            kind, np.add
+        )
+        return merge.outer(one, other[0]) if other else one
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        match aggregate.function:
+            case "mean":
+                return part("sum") / part("count")
+            case "var":
+                return variance(part("count"), part("sum"), part("sumsq"))
+            case "std":
+                return np.sqrt(variance(part("count"), part("sum"), part("sumsq")))
+            case "first" | "last" as kind:
+                return _at(values, part(kind))
+            case simple:
+                return part(simple)
+
+
+def _at(values: Floats, rank: Floats) -> Floats:
+    padded = np.append(values, np.nan)
+    return padded[np.where(np.isnan(rank), len(values), rank).astype(np.int64)]
+
+
+def equal(one: Floats, two: Floats | np.float64, tolerance: float) -> Bools:
+    """Equal within a relative tolerance; null equals null."""
+    with np.errstate(invalid="ignore"):
+        close = np.abs(one - two) <= tolerance * np.maximum(np.abs(one), np.abs(two))
+    return close | (np.isnan(one) & np.isnan(two))
+
+
+def clock_at(events: pa.Table, read_at_ms: Ints) -> Ints:
+    """The stream's clock at each read: the latest event time that had been ingested; −1 before the first."""
+    seen, ts = _ints(events, "ingest_ms"), _ints(events, "event_time_ms")
+    order = np.argsort(seen, kind="stable")
+    latest = np.concatenate([[-1], np.maximum.accumulate(ts[order])]) if len(ts) else np.array([-1])
+    clock: Ints = latest[np.searchsorted(seen[order], read_at_ms, "right")]
+    return clock
+
+
+def _ints(events: pa.Table, name: str) -> Ints:
+    column: Ints = events[name].to_numpy().astype(np.int64)
+    return column
+
+
+def _partitions(events: pa.Table) -> Ints:
+    if "kafka_partition" not in events.column_names:
+        return np.full(len(events), NO_PARTITION)
+    column: Ints = events["kafka_partition"].fill_null(NO_PARTITION).to_numpy().astype(np.int64)
+    return column
+
+
+def _floats(events: pa.Table, name: str, kind: str) -> Floats:
+    """A column as numbers; of a string only whether it is null matters, for its count."""
+    column = events[name]
+    if kind == "string":
+        return np.where(column.is_null().to_numpy(), np.nan, 0.0)
+    numbers: Floats = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return numbers

@@ -1,0 +1,127 @@
+"""Feast's own `FeatureStore` over headrace's stores, and the one way to apply a use case's definitions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from feast import Entity, FeatureStore, FeatureView
+from feast.feature_service import FeatureService
+from feast.repo_config import RepoConfig
+
+from features.compiler import compile_repo
+from features.lake import Lake
+from features.lake_schema import lake_schema
+from features.settings import StoreSettings
+from features.views import Plan, PlanUnreadable
+from schemas import usecase
+from schemas.topics import table_of
+
+ENTITY_KEY_VERSION = 3
+
+
+class Diff(NamedTuple):
+    """What applying changed, as `view <name>` and `service <name>`; `tables` are lake tables made."""
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    unchanged: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+
+
+def feature_store(stores: StoreSettings) -> FeatureStore:
+    """Feast over these stores: `get_online_features`, `get_historical_features`, the registry.
+
+    Importing this module takes Feast's six to ten seconds; a worker that only reads vectors uses
+    `features.vectors.VectorReader` instead.
+    """
+    if stores.registry_uri.startswith("sqlite:///"):
+        Path(stores.registry_uri.removeprefix("sqlite:///")).parent.mkdir(
+            parents=True, exist_ok=True
+        )
+    config = RepoConfig(
+        project=stores.project,
+        provider="local",
+        registry={"registry_type": "sql", "path": stores.registry_uri},
+        online_store={"type": "features.online_store.HeadraceOnlineStore", "stores": stores},
+        offline_store={"type": "features.offline_store.HeadraceOfflineStore", "stores": stores},
+        entity_key_serialization_version=ENTITY_KEY_VERSION,
+    )
+    return FeatureStore(config=config)
+
+
+def plan(case: str, stores: StoreSettings) -> tuple[Plan, Diff]:
+    """Compile a use case's definitions and compare with what is applied; changes nothing.
+
+    Raises:
+        PlanRefused: some definition cannot be run.
+    """
+    wanted = compile_repo(usecase.load("features", case)).plan
+    return wanted, diff(_applied(stores), wanted)
+
+
+def apply(case: str, stores: StoreSettings) -> Diff:
+    """Make lake tables, register with Feast, write `plan.json`. Repeating it changes nothing.
+
+    The plan is written last: whoever reads it finds tables and registry in place.
+
+    Raises:
+        PlanRefused: some definition cannot be run; nothing was changed.
+        LakeSchemaChanged: a lake table has other columns than its contract; nothing was registered.
+    """
+    compiled = compile_repo(usecase.load("features", case))
+    applied = _applied(stores)
+    changes = diff(applied, compiled.plan)
+    lake = Lake(stores)
+    tables = {t.table: t.contract for t in table_of(case).values() if t.contract}
+    made = [name for name, contract in tables.items() if lake.create(name, lake_schema(contract))]
+    store = feature_store(stores)
+    store.apply(compiled.objects, objects_to_delete=_gone(store, compiled.objects), partial=False)
+    compiled.plan.save(stores.plan_path)
+    return changes._replace(tables=tuple(sorted(made)))
+
+
+def diff(applied: Plan, wanted: Plan) -> Diff:
+    """What differs by meaning: a view by its fingerprint, a service by its features'."""
+    before, after = _fingerprints(applied), _fingerprints(wanted)
+    both = sorted(before.keys() & after.keys())
+    return Diff(
+        added=tuple(sorted(after.keys() - before.keys())),
+        changed=tuple(name for name in both if before[name] != after[name]),
+        unchanged=tuple(name for name in both if before[name] == after[name]),
+        removed=tuple(sorted(before.keys() - after.keys())),
+    )
+
+
+def _fingerprints(of: Plan) -> dict[str, str]:
+    views = {f"view {v.name}": v.fingerprint for v in of.views}
+    return views | {f"service {s.name}": of.service_fingerprint(s.name) for s in of.services}
+
+
+def _applied(stores: StoreSettings) -> Plan:
+    if not Path(stores.plan_path).exists():
+        return Plan()
+    try:
+        return Plan.load(stores.plan_path)
+    except PlanUnreadable:
+        # Written by another version: everything counts as new, and the file is replaced.
+        return Plan()
+
+
+def _gone(store: FeatureStore, objects: list[Any]) -> list[Any]:
+    """What the registry has and the definitions no longer do; data sources are shared and stay."""
+    kept = {(kind, o.name) for o in objects for kind in _kinds(o)}
+    held = [
+        *store.list_feature_services(),
+        *store.list_stream_feature_views(),
+        *(e for e in store.list_entities() if e.name != "__dummy"),
+    ]
+    return [o for o in held if not any((kind, o.name) in kept for kind in _kinds(o))]
+
+
+def _kinds(definition: object) -> tuple[str, ...]:
+    for kind, name in ((FeatureService, "service"), (FeatureView, "view"), (Entity, "entity")):
+        if isinstance(definition, kind):
+            return (name,)
+    return ()

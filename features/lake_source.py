@@ -1,0 +1,96 @@
+"""A Feast `DataSource` that names a lake table; where the lake is, the offline store's configuration says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from feast.data_source import DataSource
+from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
+from feast.repo_config import RepoConfig
+from feast.value_type import ValueType
+
+from features.lake import Lake
+from features.settings import StoreSettings
+
+EVENT_TIME = "event_time"
+_VALUE_TYPES = {
+    "bool": ValueType.BOOL,
+    "int32": ValueType.INT32,
+    "int64": ValueType.INT64,
+    "double": ValueType.DOUBLE,
+    "string": ValueType.STRING,
+    "large_string": ValueType.STRING,
+    "timestamp[us, tz=UTC]": ValueType.UNIX_TIMESTAMP,
+}
+
+
+class LakeSource(DataSource):
+    """The events of one topic, as archived. Its name is the table's.
+
+    Feast's own `IcebergSource` would put the catalog's address into every definition; this one leaves definitions
+    the same wherever they run.
+    """
+
+    def __init__(
+        self, table: str, *, timestamp_field: str = EVENT_TIME, description: str = ""
+    ) -> None:
+        super().__init__(
+            name=f"lake_{table}", timestamp_field=timestamp_field, description=description
+        )
+        self.table = table
+
+    @staticmethod
+    def from_proto(data_source: DataSourceProto) -> LakeSource:
+        """The source as the registry keeps it."""
+        options = json.loads(data_source.custom_options.configuration)
+        return LakeSource(
+            options["table"],
+            timestamp_field=data_source.timestamp_field,
+            description=data_source.description,
+        )
+
+    def _to_proto_impl(self) -> DataSourceProto:
+        configuration = json.dumps({"table": self.table}).encode()
+        return DataSourceProto(
+            name=self.name,
+            type=DataSourceProto.CUSTOM_SOURCE,
+            data_source_class_type="features.lake_source.LakeSource",
+            timestamp_field=self.timestamp_field,
+            description=self.description,
+            custom_options=DataSourceProto.CustomSourceOptions(configuration=configuration),
+        )
+
+    def validate(self, config: RepoConfig) -> None:
+        """Raises `NoSuchLakeTable` where the table was never created."""
+        list(self.get_table_column_names_and_types(config))
+
+    def source_type(self) -> Any:  # noqa: ANN401 - a protobuf enum
+        """Feast's kind of source: our own."""
+        return DataSourceProto.CUSTOM_SOURCE
+
+    @staticmethod
+    def source_datatype_to_feast_value_type() -> Callable[[str], ValueType]:
+        """How the lake's column types read in Feast."""
+        return lambda kind: _VALUE_TYPES.get(kind, ValueType.UNKNOWN)
+
+    def get_table_column_names_and_types(self, config: RepoConfig) -> Iterable[tuple[str, str]]:
+        """The lake table's columns; Feast asks for them on `apply`."""
+        schema = Lake(stores_of(config)).schema(self.table)
+        return [(field.name, str(field.type)) for field in schema]
+
+    def get_table_query_string(self) -> str:
+        """The table's name, as DuckDB knows it during a query."""
+        return self.table
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LakeSource) and super().__eq__(other) and self.table == other.table
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.table))
+
+
+def stores_of(config: RepoConfig) -> StoreSettings:
+    """The store settings that `features.feast_store.feature_store` put into Feast's configuration."""
+    return StoreSettings.model_validate_json(config.offline_store.stores)

@@ -1,0 +1,157 @@
+"""The packed ring of tiles of one (view, entity).
+
+A ring is one fixed-size structured record: a header, then for each hop a block of slots. The slot of a tile is `tile mod
+capacity`. All rings of a view have the same length, so a batch of hundreds is one `np.frombuffer` and is evaluated
+without a Python loop per entity.
+
+Which tile row wins is decided by the tile and its count of events alone, so that order, repetition and replay of rows
+cannot change what a ring ends up as.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.tile_row import TileRow
+from features.tiles import EMPTY_TILE, NEUTRAL, Bools, Floats, Ints, Tiles, evaluate
+from features.views import View
+
+MAGIC = 0x48524E47  # "HRNG"
+VERSION = 1
+
+Records = NDArray[np.void]
+
+
+class Applied(NamedTuple):
+    """What became of tile rows: `expired` came behind the ring, `outdated` counted fewer events than are held."""
+
+    applied: int = 0
+    outdated: int = 0
+    expired: int = 0
+
+
+class RingFormat:
+    """How the rings of one view are laid out, read and written. Cheap to keep, so make it once a view."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.fingerprint = int(view.layout_fingerprint, 16)
+        fields: list[tuple[Any, ...]] = [
+            ("magic", "<u4"),
+            ("version", "<u4"),
+            ("fingerprint", "<u8"),
+            ("clock_ms", "<i8"),
+            ("source_offset", "<i8"),
+            ("source_partition", "<i8"),
+        ]
+        for layout in view.layouts:
+            fields += [
+                (f"tile_{layout.hop_s}", "<i8", (layout.tiles,)),
+                (f"n_{layout.hop_s}", "<i8", (layout.tiles,)),
+                (f"partials_{layout.hop_s}", "<f8", (len(layout.partials), layout.tiles)),
+            ]
+        self.dtype = np.dtype(fields)
+        self._tiles_of_hop = {layout.hop_s: layout.tiles for layout in view.layouts}
+        self._empty = self._make_empty()
+
+    @property
+    def size(self) -> int:
+        """Bytes of every ring of the view."""
+        return self.dtype.itemsize
+
+    def empty(self, rings: int = 1) -> Records:
+        """New rings that hold nothing, `[rings]`."""
+        return np.repeat(self._empty, rings)
+
+    def _make_empty(self) -> Records:
+        ring = np.zeros(1, self.dtype)
+        ring["magic"], ring["version"], ring["fingerprint"] = MAGIC, VERSION, self.fingerprint
+        ring["clock_ms"] = ring["source_offset"] = ring["source_partition"] = -1
+        for layout in self.view.layouts:
+            ring[f"tile_{layout.hop_s}"] = EMPTY_TILE
+            neutral = [NEUTRAL[p.kind] for p in layout.partials]
+            ring[f"partials_{layout.hop_s}"] = np.array(neutral)[None, :, None]
+        return ring
+
+    def usable(self, packed: bytes | None) -> bool:
+        """Whether these bytes are a ring of this layout. A ring of another layout is never misread."""
+        if packed is None or len(packed) != self.size:
+            return False
+        return packed[:16] == self._empty.tobytes()[:16]
+
+    def unpack(self, packed: Sequence[bytes | None]) -> tuple[Records, int]:
+        """Rings from what the store held, writable, and how many were discarded for their layout.
+
+        A missing or discarded ring comes back empty (`clock_ms` −1), which is also what it means.
+        """
+        blank = self._empty.tobytes()
+        held = [ring if ring is not None and self.usable(ring) else blank for ring in packed]
+        discarded = sum(
+            1 for ring, kept in zip(packed, held, strict=True) if ring is not None and kept is blank
+        )
+        return np.frombuffer(bytearray(b"".join(held)), self.dtype), discarded
+
+    def apply(self, records: Records, position: int, rows: Iterable[TileRow]) -> Applied:
+        """Fold tile rows into the ring at `position`, in place.
+
+        Idempotent and free of order. A row of a hop that the layout does not have is a row of an older definition
+        and counts as expired.
+        """
+        applied = outdated = expired = 0
+        for row in rows:
+            slots = self._tiles_of_hop.get(row.hop_s)
+            if slots is None:
+                expired += 1
+                continue
+            slot = row.tile % slots
+            held = records[f"tile_{row.hop_s}"][position, slot]
+            if row.tile < held:
+                expired += 1
+            elif row.tile == held and row.n < records[f"n_{row.hop_s}"][position, slot]:
+                outdated += 1
+            else:
+                records[f"tile_{row.hop_s}"][position, slot] = row.tile
+                records[f"n_{row.hop_s}"][position, slot] = row.n
+                records[f"partials_{row.hop_s}"][position, :, slot] = row.partials
+                applied += 1
+            self._advance(records, position, row)
+        return Applied(applied, outdated, expired)
+
+    @staticmethod
+    def _advance(records: Records, position: int, row: TileRow) -> None:
+        for field, value in (
+            ("clock_ms", row.clock_ms),
+            ("source_offset", row.source_offset),
+            ("source_partition", row.source_partition),
+        ):
+            records[field][position] = max(records[field][position], value)
+
+    def tiles(self, records: Records, hop_s: int) -> Tiles:
+        """One hop's tiles of every ring."""
+        return Tiles(records[f"tile_{hop_s}"], records[f"partials_{hop_s}"])
+
+    def evaluate(
+        self, records: Records, rows: Ints, as_of_ms: Ints, names: Sequence[str]
+    ) -> Floats:
+        """Features as of each row's instant, `[rows, names]`; `rows` says which ring each row reads."""
+        values = np.empty((len(rows), len(names)))
+        wanted = [self.view.aggregate(name) for name in names]
+        for layout in self.view.layouts:
+            columns = [i for i, a in enumerate(wanted) if a.hop_s == layout.hop_s]
+            if columns:
+                held = self.tiles(records, layout.hop_s)
+                asked = Tiles(held.indices[rows], held.partials[rows])
+                mine = [wanted[i] for i in columns]
+                values[:, columns] = evaluate(layout, asked, as_of_ms, mine)
+        return values
+
+    def ahead(self, records: Records, rows: Ints, as_of_ms: Ints) -> Bools:
+        """Which rows' head tile holds an event later than the row's instant, as far as the ring's clock tells."""
+        clock = records["clock_ms"][rows]
+        longest_ms = self.view.layouts[-1].hop_ms
+        ahead: Bools = (clock > as_of_ms) & (clock // longest_ms == as_of_ms // longest_ms)
+        return ahead

@@ -1,0 +1,119 @@
+"""Rings in Redis, and the stream's clock.
+
+A ring is the value of `<project>:<view>:<entity key>`, where the entity key is the JSON array of the join keys' values
+in the view's order, without spaces: `headrace:aircraft_departures:["N14228"]`. The stream's clock is the sorted set
+`<project>:clock`, one member a view, whose score is the latest event time that the view has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import msgspec
+import redis
+
+from features.settings import StoreSettings
+from features.tile_row import KeyValue
+from schemas.errors import HeadraceError
+
+EntityKey = bytes
+
+
+class OnlineStoreUnavailable(HeadraceError):
+    """Redis did not answer, or refused."""
+
+
+def entity_key(values: Sequence[KeyValue]) -> EntityKey:
+    """The canonical key of an entity, equal for equal values in whatever process it is made."""
+    return msgspec.json.encode(values)
+
+
+class Rings:
+    """Reads and writes packed rings. Safe to share between threads, not between processes.
+
+    Every method is one round trip and raises `OnlineStoreUnavailable` when Redis does not answer in time.
+    """
+
+    def __init__(self, stores: StoreSettings) -> None:
+        password = stores.redis_password
+        self._where = f"online store at {stores.redis_url}"
+        self._prefix = f"{stores.project}:".encode()
+        self._redis = redis.Redis.from_url(
+            stores.redis_url,
+            password=password.get_secret_value() if password else None,
+            socket_timeout=stores.redis_timeout_ms / 1000,
+            socket_connect_timeout=stores.redis_timeout_ms / 1000,
+            socket_keepalive=True,
+        )
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._redis.close()
+
+    def read(self, view: str, keys: Sequence[EntityKey]) -> list[bytes | None]:
+        """The rings of one view, None where there is none."""
+        return self.read_many([(view, keys)])[0]
+
+    def read_many(
+        self, asked: Sequence[tuple[str, Sequence[EntityKey]]]
+    ) -> list[list[bytes | None]]:
+        """The rings of several views in one round trip, in the order asked."""
+        flat = [self._key(view, key) for view, keys in asked for key in keys]
+        found: Iterator[bytes | None] = iter(())
+        if flat:
+            with self._reported():
+                found = iter(self._redis.mget(flat))
+        return [[next(found) for _ in keys] for _, keys in asked]
+
+    def write(self, items: Iterable[tuple[str, EntityKey, bytes]]) -> int:
+        """Replace rings: (view, key, packed). Returns how many."""
+        values = {self._key(view, key): packed for view, key, packed in items}
+        if values:
+            with self._reported():
+                self._redis.mset(values)
+        return len(values)
+
+    def delete(self, view: str) -> int:
+        """Forget all rings of a view and its clock; for a definition that was removed."""
+        with self._reported():
+            keys = list(self._redis.scan_iter(self._key(view, b"*"), count=1000))
+            self._redis.zrem(self._clock_key, view)
+            return int(self._redis.delete(*keys)) if keys else 0
+
+    def advance_clock(self, clocks: Mapping[str, int]) -> None:
+        """Move the clocks of views (view → epoch ms) forward; a clock never goes back."""
+        if clocks:
+            with self._reported():
+                self._redis.zadd(self._clock_key, dict(clocks), gt=True)
+
+    def clock(self) -> int | None:
+        """The stream's clock, ms: the latest event time over all views; None before the first event."""
+        with self._reported():
+            latest = self._redis.zrange(self._clock_key, 0, 0, desc=True, withscores=True)
+        return int(latest[0][1]) if latest else None
+
+    def clocks(self) -> dict[str, int]:
+        """The clock of each view, ms."""
+        with self._reported():
+            held = self._redis.zrange(self._clock_key, 0, -1, withscores=True)
+        return {name.decode(): int(score) for name, score in held}
+
+    @property
+    def _clock_key(self) -> bytes:
+        return self._prefix + b"clock"
+
+    def _key(self, view: str, key: EntityKey) -> bytes:
+        return self._prefix + view.encode() + b":" + key
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except redis.RedisError as error:
+            raise OnlineStoreUnavailable(
+                self._where,
+                wanted="an answer in time",
+                came=f"{type(error).__name__}: {error}",
+                mend="Look at `headrace status`; is Redis up and has it memory?",
+            ) from error

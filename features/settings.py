@@ -1,0 +1,26 @@
+"""Where features are kept: the online store, the lake, and Feast's registry."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+
+class StoreSettings(BaseModel):
+    """Addresses of the online store (Redis), the lake (an Iceberg catalog) and the Feast registry."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_password: SecretStr | None = None
+    redis_timeout_ms: int = 2_000
+    catalog_uri: str = "sqlite:///.headrace/lake/catalog.db"
+    catalog_type: str = "sql"
+    warehouse: str = "file://.headrace/lake/warehouse"
+    namespace: str = "headrace"
+    registry_uri: str = "sqlite:///.headrace/features/registry.db"
+    plan_path: str = ".headrace/features/plan.json"
+    project: str = "headrace"
+    # A plain online read is as of the wall clock, or of the latest event time seen: replays of the past need "stream".
+    clock: Literal["wall", "stream"] = "wall"

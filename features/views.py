@@ -1,0 +1,257 @@
+"""What the executors need of a feature definition, without Feast.
+
+A `View` is one Feast `StreamFeatureView`, compiled (`features.compiler`); a `Plan` is all views and services of a use
+case, kept as `plan.json`, so that a worker starts in milliseconds instead of importing Feast for ten seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from schemas.errors import HeadraceError
+
+Function = Literal["count", "sum", "mean", "min", "max", "std", "var", "first", "last"]
+PartialKind = Literal["count", "sum", "sumsq", "min", "max", "first", "last"]
+ColumnType = Literal["double", "bigint", "string"]
+KeyType = Literal["bigint", "string"]
+
+# What a tile must hold so that tiles merge into the function's value.
+PARTIALS_OF: dict[Function, tuple[PartialKind, ...]] = {
+    "count": ("count",),
+    "sum": ("sum",),
+    "mean": ("count", "sum"),
+    "min": ("min",),
+    "max": ("max",),
+    "std": ("count", "sum", "sumsq"),
+    "var": ("count", "sum", "sumsq"),
+    "first": ("first",),
+    "last": ("last",),
+}
+
+# Tiles kept beyond the longest window. A ring that holds exactly one window loses its oldest tile as soon as an event of
+# the next tile arrives, while requests of the tile before are still being read: with a quarter more, an
+# entity may run ahead of its slowest reader by a quarter of a window (45 min of 3 h, 6 h of 24 h). At least four, so
+# that the shortest windows survive the 15-minute slices of a replay at a 5-minute hop.
+SLACK_SHARE = 0.25
+SLACK_TILES_MIN = 4
+
+
+class PlanUnreadable(HeadraceError):
+    """`plan.json` is missing, or was written by another version."""
+
+
+class UnknownDefinition(HeadraceError):
+    """A view or service was asked for that the plan does not hold."""
+
+
+class JoinKey(msgspec.Struct, frozen=True):
+    """One column of an entity's key, and its type on the wire."""
+
+    name: str
+    type: KeyType = "string"
+
+
+class Aggregate(msgspec.Struct, frozen=True):
+    """One feature: `function(column)` over `window_s`, whose tail is aligned to `hop_s`."""
+
+    name: str
+    column: str
+    function: Function
+    window_s: int
+    hop_s: int
+
+    @property
+    def tiles(self) -> int:
+        """The number of tiles the window spans, head included."""
+        return self.window_s // self.hop_s
+
+
+class Partial(msgspec.Struct, frozen=True, order=True):
+    """One mergeable value of a tile, e.g. the sum of a column."""
+
+    kind: PartialKind
+    column: str
+
+    @property
+    def field(self) -> str:
+        """Its field on `features.<view>`, e.g. `sumsq__dep_delay`."""
+        return f"{self.kind}__{self.column}"
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """The tiles of one hop in a view's ring: `tiles` slots, each with `partials` in this order."""
+
+    hop_s: int
+    tiles: int
+    partials: tuple[Partial, ...]
+
+    @property
+    def hop_ms(self) -> int:
+        """The hop in milliseconds."""
+        return self.hop_s * 1000
+
+    def index(self, kind: PartialKind, column: str) -> int:
+        """The position of a partial in `partials`."""
+        return self.partials.index(Partial(kind, column))
+
+
+class View(msgspec.Struct, frozen=True, dict=True):
+    """Windowed aggregates of one stream for one entity; `columns` are those of the stream that it reads."""
+
+    name: str
+    topic: str
+    table: str
+    event_id_field: str
+    join_keys: tuple[JoinKey, ...]
+    columns: dict[str, ColumnType]
+    aggregates: tuple[Aggregate, ...]
+    ttl_s: int = 0
+
+    @property
+    def topic_out(self) -> str:
+        """The topic of this view's tile rows."""
+        return f"features.{self.name}"
+
+    @cached_property
+    def layouts(self) -> tuple[Layout, ...]:
+        """One layout a hop, shortest hop first."""
+        return tuple(self._layout(hop) for hop in sorted({a.hop_s for a in self.aggregates}))
+
+    def _layout(self, hop_s: int) -> Layout:
+        mine = [a for a in self.aggregates if a.hop_s == hop_s]
+        longest = max(a.tiles for a in mine)
+        slack = max(SLACK_TILES_MIN, round(longest * SLACK_SHARE))
+        partials = {Partial(k, a.column) for a in mine for k in PARTIALS_OF[a.function]}
+        return Layout(hop_s, longest + slack, tuple(sorted(partials)))
+
+    def layout(self, hop_s: int) -> Layout:
+        """The layout of a hop; a hop the view does not have is a broken invariant."""
+        return next(layout for layout in self.layouts if layout.hop_s == hop_s)
+
+    def aggregate(self, name: str) -> Aggregate:
+        """The aggregate of a name."""
+        for aggregate in self.aggregates:
+            if aggregate.name == name:
+                return aggregate
+        raise _unknown(f"view {self.name}", name, [a.name for a in self.aggregates])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits over all that changes the meaning of a value; not over its name or ttl."""
+        return _digest(
+            self.topic,
+            self.table,
+            self.event_id_field,
+            self.join_keys,
+            sorted(self.columns.items()),
+            sorted(self.aggregates, key=lambda a: a.name),
+            self.layouts,
+        )
+
+    @cached_property
+    def layout_fingerprint(self) -> str:
+        """16 hex digits over what a stored ring depends on: a new feature over old tiles keeps the rings."""
+        return _digest(self.topic, self.table, self.event_id_field, self.join_keys, self.layouts)
+
+
+class Service(msgspec.Struct, frozen=True):
+    """The features of one model, in the order of its input vector."""
+
+    name: str
+    features: tuple[tuple[str, str], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Full names as Feast writes them: `view__feature`."""
+        return tuple(f"{view}__{feature}" for view, feature in self.features)
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The names of its views, in order of first use."""
+        return tuple(dict.fromkeys(view for view, _ in self.features))
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """All views and services of a use case, as applied."""
+
+    views: tuple[View, ...] = ()
+    services: tuple[Service, ...] = ()
+    version: int = 1
+
+    def view(self, name: str) -> View:
+        """The view of a name."""
+        for view in self.views:
+            if view.name == name:
+                return view
+        raise _unknown("views of the plan", name, [v.name for v in self.views])
+
+    def service(self, name: str) -> Service:
+        """The service of a name."""
+        for service in self.services:
+            if service.name == name:
+                return service
+        raise _unknown("services of the plan", name, [s.name for s in self.services])
+
+    def service_views(self, name: str) -> tuple[View, ...]:
+        """The views of a service, in order of first use."""
+        return tuple(self.view(view) for view in self.service(name).views)
+
+    def join_keys(self, name: str) -> tuple[JoinKey, ...]:
+        """Every join key that a service needs, each once."""
+        return tuple(dict.fromkeys(k for view in self.service_views(name) for k in view.join_keys))
+
+    def service_fingerprint(self, name: str) -> str:
+        """16 hex digits over the features of a service, their order and their meaning."""
+        service = self.service(name)
+        return _digest(service.features, [v.fingerprint for v in self.service_views(name)])
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read `plan.json`.
+
+        Raises:
+            PlanUnreadable: no such file, or not a plan of this version.
+        """
+        try:
+            return msgspec.json.decode(Path(path).read_bytes(), type=cls)
+        except (OSError, msgspec.DecodeError) as error:
+            raise PlanUnreadable(
+                str(path),
+                wanted="a feature plan",
+                came=str(error),
+                mend="Run `headrace features apply`.",
+            ) from error
+
+    def save(self, path: str | Path) -> None:
+        """Write `plan.json` whole or not at all; the same plan gives the same bytes."""
+        ordered = Plan(
+            views=tuple(sorted(self.views, key=lambda v: v.name)),
+            services=tuple(sorted(self.services, key=lambda s: s.name)),
+        )
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = msgspec.json.format(msgspec.json.encode(ordered, order="deterministic"), indent=2)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(target)
+
+
+def _unknown(where: str, name: str, known: list[str]) -> UnknownDefinition:
+    return UnknownDefinition(
+        where, wanted=f"one of {known}", came=f"{name!r} was asked for", mend="Apply it first."
+    )
+
+
+def _digest(*parts: object) -> str:
+    encoded = msgspec.json.encode(parts, order="deterministic")
+    return hashlib.blake2b(encoded, digest_size=8).hexdigest()

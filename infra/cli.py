@@ -1,0 +1,82 @@
+"""The `headrace` command line: which verbs there are, and what becomes of their errors.
+
+Exit codes: 0 done, 1 failed (one sentence on stderr), 2 wrong usage, 130 Ctrl-C. A verb's module is imported only when
+that verb is called, so that `headrace --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import typer
+from rich.console import Console
+
+from schemas.errors import HeadraceError
+
+# Verb → its line in the help; an empty line hides it. The module is `infra.commands.<verb>`.
+VERBS = {
+    "up": "Start the local stack, or join the one that runs.",
+    "down": "Stop the local stack; leaves no process.",
+    "status": "Engines, workers, ports, Flink jobs.",
+    "doctor": "What this machine lacks for headrace, and how to mend it.",
+    "logs": "Show or follow the log of a service.",
+    "demo": "New York flights, end to end, on the real engines.",
+    "features": "Plan, apply and list feature definitions.",
+    "topics": "The one table of topics: list it, create what is missing.",
+    "schemas": "Export contracts as JSON Schema; check that changes are compatible.",
+    "release": "List releases, promote a version, roll back.",
+    "worker": "Run one of headrace's workers in the foreground.",
+    "step": "",
+    "supervise": "",
+}
+INTERRUPTED = 130
+
+
+def command_line(arguments: list[str]) -> typer.Typer:
+    """The parser, with only the verb that `arguments` begin with imported; the others show their help line."""
+    app = typer.Typer(
+        name="headrace",
+        help="Feast definitions in, exactly-once scored events out.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    wanted = arguments[0] if arguments else ""
+    for verb, line in VERBS.items():
+        if verb == wanted:
+            app.add_typer(import_module(f"infra.commands.{verb}").app, help=line or None)
+        else:
+            app.command(verb, help=line, hidden=not line)(_elsewhere)
+
+    @app.callback()
+    def root() -> None:
+        """Keeps typer from turning a single verb into the whole program."""
+
+    return app
+
+
+def main() -> None:
+    """Entry point of `headrace`."""
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        command_line(sys.argv[1:])(prog_name="headrace")
+    except HeadraceError as error:
+        errors.print(f"[bold red]headrace:[/] {_plain(str(error))}")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _elsewhere() -> None:
+    """Stands for a verb that was not called."""
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape  # noqa: PLC0415 - only for a failure
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""`headrace status`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from infra.settings import Settings
+
+app = typer.Typer()
+
+_COLOURS = {"ready": "green", "starting": "yellow", "waiting": "dim", "backoff": "red"}
+
+
+@app.command("status")
+def status(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> None:
+    """Engines, workers, ports, Flink jobs. Exit code 1 when something is not healthy."""
+    import json
+
+    from rich.console import Console
+
+    from infra.local import stack
+    from infra.settings import Settings
+
+    settings = Settings.load()
+    state = stack.status(settings)
+    report = summary(settings, state)
+    if as_json:
+        typer.echo(json.dumps(report, indent=1))
+    elif state is None:
+        typer.echo(f"nothing runs on {settings.data}; start it with `headrace up`")
+    else:
+        console = Console()
+        console.print(table(state))
+        for job in report["flink_jobs"]:
+            console.print(f"flink job {job['state']:9} {job['name']}", highlight=False)
+        console.print(addresses(settings))
+    raise typer.Exit(0 if report["healthy"] else 1)
+
+
+def summary(settings: Settings, state: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What `--json` prints: `healthy`, `services`, `flink_jobs`, `endpoints`, `data_dir`."""
+    services = dict(state["services"]) if state else {}
+    jobs = flink_jobs(settings) if state else []
+    answers = all(row["phase"] == "ready" and row["answers"] for row in services.values())
+    return {
+        "healthy": bool(services) and answers and all(job["state"] == "RUNNING" for job in jobs),
+        "data_dir": settings.data_dir,
+        "supervisor_pid": state["supervisor_pid"] if state else None,
+        "endpoints": endpoints(settings),
+        "services": services,
+        "flink_jobs": jobs,
+    }
+
+
+def flink_jobs(settings: Settings) -> list[dict[str, Any]]:
+    """Name, state and start of every job that Flink still runs or retries; empty where it does not answer."""
+    import httpx
+
+    url = f"http://{settings.flink.rest_address}:{settings.flink.rest_port}/jobs/overview"
+    try:
+        answer = httpx.get(url, timeout=2.0, trust_env=False).raise_for_status()
+    except httpx.HTTPError:
+        return []
+    ended = {"CANCELED", "FINISHED"}
+    return [
+        {
+            "id": job["jid"],
+            "name": job["name"],
+            "state": job["state"],
+            "started_ms": job["start-time"],
+        }
+        for job in answer.json()["jobs"]
+        if job["state"] not in ended
+    ]
+
+
+def endpoints(settings: Settings) -> dict[str, str]:
+    """Addresses that people and clients use."""
+    flink, serving = settings.flink, settings.serving
+    return {
+        "kafka": settings.kafka.bootstrap_servers,
+        "redis": settings.stores.redis_url,
+        "flink": f"http://{flink.rest_address}:{flink.rest_port}",
+        "ray": serving.ray_address,
+        "ray_dashboard": f"http://127.0.0.1:{serving.dashboard_port}",
+    }
+
+
+def addresses(settings: Settings) -> str:
+    """The addresses as lines."""
+    return "\n".join(f"{name:14}{address}" for name, address in endpoints(settings).items())
+
+
+def table(state: Mapping[str, Any]) -> Table:
+    """The services as a table: phase, process, restarts, and the last report in a few words."""
+    from rich.table import Table
+
+    view = Table(box=None, pad_edge=False)
+    for column in ("service", "phase", "pid", "restarts", "last report"):
+        view.add_column(column)
+    for name, row in state["services"].items():
+        phase = row["phase"] if row["answers"] else "silent"
+        colour = _COLOURS.get(phase, "red")
+        pid = str(row["pid"] or "")
+        view.add_row(name, f"[{colour}]{phase}[/]", pid, str(row["restarts"] or ""), _words(row))
+    return view
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    report = dict(row.get("report") or {})
+    reported_ms = report.pop("reported_ms", None)
+    if row["phase"] == "backoff":
+        return str(row["error"]).partition("\n")[0]
+    if reported_ms is None:
+        return ""
+    age_s = max(0.0, time.time() - reported_ms / 1_000)
+    words = ", ".join(f"{key} {value}" for key, value in list(report.items())[:4])
+    return f"{words} ({age_s:.0f} s ago)"

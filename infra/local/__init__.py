@@ -1,0 +1,1 @@
+"""The embedded stack: real engines on loopback, and the supervisor that owns them."""

@@ -1,0 +1,1 @@
+"""Whether it is still right: outcome join, drift, guard, and the loop that orders retraining."""

@@ -1,0 +1,310 @@
+"""Windows of results against the champion's reference: alerts, retraining orders, and a page for each window.
+
+Everything read of an open window is in memory only; offsets are committed at window ends, up to the first row of a
+window still open, with the end of the last closed window noted beside them. A restart therefore reads an open window
+again, whole, and judges no window twice. Between an alert's transaction and that commit a window may be judged again:
+its alert has the same id, is known from the control topics, and is not repeated.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from monitoring import reference as references
+from monitoring.control_log import ControlLog
+from monitoring.control_producer import ControlProducer
+from monitoring.event_reader import EventReader
+from monitoring.judgement import SCORE, Judgement, champion_scores, input_columns, judge
+from monitoring.loop import Decision, Loop, alert_id, order_id
+from monitoring.reference import MissingReference, Reference
+from monitoring.report_index import Line, record, window_name
+from monitoring.reports import ReportTask, ReportWriter
+from monitoring.windows import ResultRow, Window, Windows
+from schemas import usecase
+from schemas.control import Alert, Candidate, ControlEvent, Release, RetrainingOrder, Verdict
+
+if TYPE_CHECKING:
+    from monitoring.policy import Policy
+    from monitoring.settings import MonitoringSettings
+    from schemas.settings import KafkaSettings
+    from schemas.worker import WorkerContext
+
+READ_WAIT_S = 0.2
+REPORT_INTERVAL_S = 1.0
+# The page under way takes 2 s, or 10 when Evidently is still being imported.
+REPORTS_STOP_S = 15.0
+
+log = structlog.get_logger()
+
+
+def run(
+    ctx: WorkerContext, kafka: KafkaSettings, monitoring: MonitoringSettings, models_dir: str
+) -> None:
+    """Judge windows until `ctx.stop` is set. The topics of the use case must exist.
+
+    Raises:
+        KafkaException: The broker is out of reach, or another drift worker of this use case has taken over.
+    """
+    writer = ReportWriter()
+    with (
+        ControlLog(kafka, ctx.case) as control,
+        EventReader(kafka, ctx.case, f"{ctx.case}-drift") as events,
+    ):
+        # Fencing first: whatever a predecessor left half done is aborted before the control topics are read.
+        producer = ControlProducer(kafka, case=ctx.case, role="drift")
+        try:
+            worker = DriftWorker(
+                ctx.case,
+                producer=producer,
+                reports=Reports(Path(monitoring.reports_dir) / ctx.case, ctx.case, writer),
+                models_dir=Path(models_dir),
+                windows=_windows(ctx.case, events),
+            )
+            for event in control.catch_up():
+                worker.observe(event)
+            _serve(ctx, control, events, worker)
+        finally:
+            writer.stop(REPORTS_STOP_S)
+
+
+def _serve(
+    ctx: WorkerContext, control: ControlLog, events: EventReader, worker: DriftWorker
+) -> None:
+    reported_at = 0.0
+    while not ctx.stop.is_set():
+        for partition, offset, row in events.read(READ_WAIT_S):
+            if row is None:
+                worker.windows.end(partition)
+            elif isinstance(row, ResultRow):
+                worker.windows.add_result(partition, offset, row)
+            else:
+                worker.windows.add_joined(partition, offset, row)
+        for event in control.poll():
+            worker.observe(event)
+        while (window := worker.windows.close_ready()) is not None:
+            worker.close(window)
+            events.commit(
+                worker.windows.committable(events.positions), str(worker.windows.closed_until_ms)
+            )
+        if time.monotonic() - reported_at >= REPORT_INTERVAL_S:
+            reported_at = time.monotonic()
+            ctx.report({**worker.counters(), "undecodable": events.undecodable})
+
+
+def _windows(case: str, events: EventReader) -> Windows:
+    policy: Policy = usecase.load("monitoring", case).POLICY
+    return Windows(
+        results=events.results,
+        joined=events.joined,
+        length_ms=policy.window.length_ms,
+        grace_ms=policy.window.grace_ms,
+        rows_max=policy.window.rows_max,
+        closed_until_ms=int(events.note or 0),
+    )
+
+
+class Reports:
+    """The folder of one use case's pages."""
+
+    def __init__(self, folder: Path, case: str, writer: ReportWriter) -> None:
+        self._folder = folder
+        self._case = case
+        self.writer = writer
+
+    def path(self, window: Window) -> Path:
+        """Where this window's page will be."""
+        return self._folder / f"{window_name(window.start_ms)}.html"
+
+    def publish(
+        self,
+        window: Window,
+        judgement: Judgement,
+        reference: Reference,
+        categorical: frozenset[str],
+    ) -> None:
+        """Ask for the page; it is there some seconds later."""
+        rows = [r for r in window.results if r.features]
+        self.writer.ask(
+            ReportTask(
+                path=self.path(window),
+                reference={**reference.inputs, SCORE: reference.score},
+                window={
+                    **input_columns(rows, reference.inputs),
+                    SCORE: champion_scores(window, judgement.version),
+                },
+                categorical=categorical,
+                seed=window.start_ms,
+            )
+        )
+
+    def record(self, window: Window, judgement: Judgement, action: str) -> None:
+        """The window's line in the index; with a link where it was judged."""
+        judged = bool(judgement.columns)
+        record(
+            self._folder,
+            self._case,
+            Line(
+                window_start_ms=window.start_ms,
+                window_end_ms=window.end_ms,
+                version=judgement.version,
+                rows=judgement.rows,
+                kinds=tuple(kind.value for kind in judgement.kinds),
+                columns={c.column: c.statistic for c in judgement.columns if c.drifted},
+                auc=judgement.live.auc,
+                log_loss=judgement.live.log_loss,
+                action=action,
+                report=self.path(window).name if judged else None,
+            ),
+        )
+
+
+class DriftWorker:
+    """What the worker knows, and what it does with a closed window."""
+
+    def __init__(
+        self,
+        case: str,
+        *,
+        producer: ControlProducer,
+        reports: Reports,
+        models_dir: Path,
+        windows: Windows,
+    ) -> None:
+        self._case = case
+        self._policy: Policy = usecase.load("monitoring", case).POLICY
+        inputs = usecase.load("schemas", case).INPUTS
+        self._categorical = frozenset(i.name for i in inputs if i.categories is not None)
+        self._producer = producer
+        self._reports = reports
+        self._models_dir = models_dir
+        self._loop = Loop(self._policy.loop)
+        self._release: Release | None = None
+        self._reference: Reference | None = None
+        self._counts = {"windows": 0, "drifted": 0, "orders": 0, "unjudged": 0}
+        self.windows = windows
+
+    def observe(self, event: ControlEvent) -> None:
+        """Take in one control event; repeats change nothing."""
+        if isinstance(event, Release):
+            if self._release is None or event.epoch > self._release.epoch:
+                self._release = event
+        elif isinstance(event, Alert | RetrainingOrder | Candidate | Verdict):
+            self._loop.observe(event)
+
+    def close(self, window: Window) -> None:
+        """Judge a window, publish what follows, and write it down."""
+        self._counts["windows"] += 1
+        reference = self._champion_reference()
+        if isinstance(reference, str):
+            self._counts["unjudged"] += 1
+            version = self._release.champion if self._release else "none"
+            unjudged = Judgement(rows=window.results_seen, version=version)
+            self._reports.record(window, unjudged, reference)
+            return
+        judgement = judge(window, reference, self._categorical, self._policy)
+        if judgement.columns:
+            self._reports.publish(window, judgement, reference, self._categorical)
+        action = self._act(window, judgement, reference) if judgement.kinds else judgement.note
+        self._reports.record(window, judgement, action or "nothing to do")
+        log.info(
+            "window_closed",
+            window=window_name(window.start_ms),
+            rows=judgement.rows,
+            kinds=[k.value for k in judgement.kinds],
+            drifted=judgement.drifted,
+            action=action,
+        )
+
+    def counters(self) -> dict[str, float | int | str]:
+        """For `ctx.report`."""
+        return {
+            **self._counts,
+            "late": self.windows.late,
+            "clock_ms": self.windows.results_clock.now_ms,
+            "pages": self._reports.writer.written,
+            "pages_failed": self._reports.writer.failed,
+            "champion": self._release.champion if self._release else "",
+        }
+
+    def _champion_reference(self) -> Reference | str:
+        """The reference of the champion of the newest release, or why there is none."""
+        if self._release is None:
+            return "not judged: no release yet"
+        if self._reference is None or self._reference.version != self._release.champion:
+            try:
+                self._reference = references.load(
+                    self._models_dir, self._release.model, self._release.champion
+                )
+            except MissingReference as error:
+                # Said in the index and the log at every window; the next window tries again.
+                log.exception("no_reference")
+                return f"not judged: {error}"
+        return self._reference
+
+    def _act(self, window: Window, judgement: Judgement, reference: Reference) -> str:
+        self._counts["drifted"] += 1
+        # The nominal instant of closing, not that of the row that happened to close it: a replay decides alike.
+        now_ms = window.end_ms + self._policy.window.grace_ms
+        alert = self._alert(window, judgement, reference, now_ms)
+        decision = self._loop.decide(window.start_ms, now_ms)
+        if decision.repeated:
+            return _action(alert, decision)
+        events = self._events(alert, decision, now_ms)
+        self._producer.publish(*events)
+        for event in events:
+            self.observe(event)
+        self._counts["orders"] += decision.acts
+        return _action(alert, decision)
+
+    def _events(self, alert: Alert, decision: Decision, now_ms: int) -> list[ControlEvent]:
+        alert = alert.model_copy(
+            update={"acted_on": decision.acts, "held_back_by": decision.held_back_by}
+        )
+        if not decision.acts:
+            return [alert]
+        order = RetrainingOrder(
+            event_time_ms=now_ms,
+            event_id=order_id(alert.event_id),
+            case=self._case,
+            decided_at_ms=alert.decided_at_ms,
+            alert_id=alert.event_id,
+            since_ms=now_ms - self._policy.loop.look_back_ms,
+            until_ms=now_ms,
+            reason=f"{', '.join(alert.kinds)} in the window of {window_name(alert.window_start_ms)}",
+        )
+        return [alert, order]
+
+    def _alert(
+        self, window: Window, judgement: Judgement, reference: Reference, now_ms: int
+    ) -> Alert:
+        return Alert(
+            event_time_ms=now_ms,
+            event_id=alert_id(self._case, judgement.version, window.start_ms),
+            case=self._case,
+            decided_at_ms=time.time_ns() // 1_000_000,
+            kinds=judgement.kinds,
+            window_start_ms=window.start_ms,
+            window_end_ms=window.end_ms,
+            rows=judgement.rows,
+            version=judgement.version,
+            drifted=judgement.drifted,
+            statistics={c.column: c.statistic for c in judgement.columns},
+            metrics={
+                **judgement.live.metrics(),
+                "joined_rows": float(judgement.live.rows),
+                "reference_auc": reference.auc,
+                "reference_log_loss": reference.log_loss,
+            },
+            report=str(self._reports.path(window)),
+            acted_on=False,
+        )
+
+
+def _action(alert: Alert, decision: Decision) -> str:
+    if decision.held_back_by is not None:
+        return f"alert, held back by {decision.held_back_by}"
+    return f"alert, retraining ordered ({order_id(alert.event_id)})"

@@ -1,0 +1,162 @@
+"""A closed window against its champion's reference: which kinds of drift, by how much. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from math import nan, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from monitoring.accuracy import Accuracy, accuracy, log_losses
+from monitoring.drift import ColumnDrift, compare
+from monitoring.policy import Policy
+from monitoring.reference import Reference
+from monitoring.windows import ResultRow, Window
+from schemas.control import AlertKind
+from schemas.results import Route, Status
+
+Floats = NDArray[np.float64]
+SCORE = "score"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a window showed.
+
+    Attributes:
+        rows: Results in the window.
+        columns: Each input's verdict, then the score's.
+        live: Metrics of the champion's joined rows.
+        kinds: What drifted; empty for a quiet window.
+        note: Why something was not judged.
+    """
+
+    rows: int
+    version: str
+    columns: tuple[ColumnDrift, ...] = ()
+    live: Accuracy = field(default_factory=lambda: Accuracy(0, None, None, None))
+    kinds: tuple[AlertKind, ...] = ()
+    note: str = ""
+
+    @property
+    def drifted(self) -> tuple[str, ...]:
+        """Names of the drifted columns."""
+        return tuple(c.column for c in self.columns if c.drifted)
+
+
+def judge(
+    window: Window, reference: Reference, categorical: AbstractSet[str], policy: Policy
+) -> Judgement:
+    """Judge one window; too few rows give a note instead of a verdict."""
+    rows_min = policy.window.rows_min
+    rows = [r for r in window.results if r.features]
+    scores = champion_scores(window, reference.version)
+    columns: tuple[ColumnDrift, ...] = ()
+    notes = []
+    kinds = []
+    if len(rows) < rows_min:
+        notes.append(f"{len(rows)} of {rows_min} rows")
+    else:
+        columns = compare(
+            reference.inputs,
+            input_columns(rows, reference.inputs),
+            categorical=categorical,
+            thresholds=policy.drift.inputs,
+        )
+        if sum(c.drifted for c in columns) >= policy.drift.columns_min:
+            kinds.append(AlertKind.DATA_DRIFT)
+    if len(scores) >= rows_min:
+        score = compare(
+            {SCORE: reference.score},
+            {SCORE: scores},
+            categorical=frozenset(),
+            thresholds=policy.drift.score,
+        )
+        columns += score
+        if score[0].drifted:
+            kinds.append(AlertKind.PREDICTION_DRIFT)
+    live_scores, labels = _champion_outcomes(window, reference.version)
+    if len(labels) < rows_min:
+        notes.append(f"{len(labels)} of {rows_min} outcomes of {reference.version}")
+    elif concept_drifted(live_scores, labels, reference, policy):
+        kinds.append(AlertKind.CONCEPT_DRIFT)
+    return Judgement(
+        rows=window.results_seen,
+        version=reference.version,
+        columns=columns,
+        live=accuracy(live_scores, labels),
+        kinds=tuple(kinds),
+        note="; ".join(notes),
+    )
+
+
+def input_columns(rows: list[ResultRow], names: Iterable[str]) -> dict[str, Floats]:
+    """Logged vectors by column; null and missing are NaN."""
+    return {
+        name: np.array([_number(r.features.get(name)) for r in rows], dtype=np.float64)
+        for name in names
+    }
+
+
+def champion_scores(window: Window, version: str) -> Floats:
+    """What the champion itself scored; rules and canaries score differently by design."""
+    return np.array(
+        [
+            r.score
+            for r in window.results
+            if r.score is not None
+            and r.status == Status.SCORED
+            and r.route == Route.CHAMPION
+            and r.version == version
+        ],
+        dtype=np.float64,
+    )
+
+
+def concept_drifted(scores: Floats, labels: Floats, reference: Reference, policy: Policy) -> bool:
+    """Whether the metrics fell below the held-out ones by more than tolerated and more than chance."""
+    live = accuracy(scores, labels)
+    z_min = float(stats.norm.isf(policy.drift.alpha))
+    if live.auc is not None and reference.auc is not None:
+        drop = reference.auc - live.auc
+        held_out = auc_variance(reference.auc, reference.rows, reference.label_rate or 0.5)
+        error = sqrt(auc_variance(live.auc, live.rows, live.label_rate or 0.5) + held_out)
+        if drop >= policy.drift.auc_drop_min and drop >= z_min * error:
+            return True
+    if live.log_loss is not None and reference.log_loss is not None:
+        rise = live.log_loss - reference.log_loss
+        variance = float(log_losses(scores, labels).var(ddof=1))
+        error = sqrt(variance / len(scores) + variance / max(reference.rows, 1))
+        return rise >= policy.drift.log_loss_rise_min and rise >= z_min * error
+    return False
+
+
+def auc_variance(auc: float, rows: int, label_rate: float) -> float:
+    """Variance of an AUC estimate (Hanley & McNeil 1982)."""
+    positives = max(rows * label_rate, 1.0)
+    negatives = max(rows * (1 - label_rate), 1.0)
+    q1 = auc / (2 - auc)
+    q2 = 2 * auc**2 / (1 + auc)
+    spread = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)
+    return max(spread, 0.0) / (positives * negatives)
+
+
+def _champion_outcomes(window: Window, version: str) -> tuple[Floats, Floats]:
+    rows = [
+        (row.score, float(row.late))
+        for row in window.joined.values()
+        if row.score is not None
+        and row.status == Status.SCORED
+        and row.route == Route.CHAMPION
+        and row.version == version
+    ]
+    table = np.array(rows, dtype=np.float64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _number(value: float | None) -> float:
+    return nan if value is None else value

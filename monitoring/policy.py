@@ -1,0 +1,107 @@
+"""What a use case tolerates: the numbers by which drift, loop and guard decide. One `POLICY` in `monitoring/<case>.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from monitoring.drift import Thresholds
+
+DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True)
+class WindowPolicy:
+    """How results are cut into windows, by event time.
+
+    Attributes:
+        length_ms: Windows are aligned to the epoch and do not overlap.
+        grace_ms: How long after its end a window waits for late results and for outcomes.
+        rows_min: Fewer results (or joined rows) than this are not judged.
+        rows_max: More are sampled down to this.
+    """
+
+    length_ms: int
+    grace_ms: int
+    rows_min: int
+    rows_max: int = 50_000
+
+
+@dataclass(frozen=True)
+class DriftPolicy:
+    """When a window differs too much.
+
+    Attributes:
+        inputs: For each model input.
+        columns_min: So many inputs must have drifted for data drift.
+        score: For the distribution of the champion's scores.
+        auc_drop_min, log_loss_rise_min: Against the champion's held-out metrics, for concept drift.
+        alpha: Its one-sided error, for each of the two metrics.
+    """
+
+    inputs: Thresholds
+    columns_min: int
+    score: Thresholds
+    auc_drop_min: float
+    log_loss_rise_min: float
+    alpha: float
+
+
+@dataclass(frozen=True)
+class LoopPolicy:
+    """When an alert may order a retraining; all times are event time.
+
+    Attributes:
+        cool_down_ms: After an order was opened or closed.
+        orders_max, orders_per_ms: The budget: so many orders within so much time.
+        look_back_ms: How much of the past a retraining sees.
+    """
+
+    cool_down_ms: int
+    orders_max: int
+    orders_per_ms: int
+    look_back_ms: int
+
+
+@dataclass(frozen=True)
+class GuardPolicy:
+    """How a canary is judged. The four alphas add up to the chance that a canary as good as its champion is rolled back.
+
+    Attributes:
+        rows_min: Joined canary rows (and answers) before anything is said.
+        rows_decide: Joined canary rows at the planned last look.
+        duration_max_ms: The last look comes by then, in event time.
+        mixture_sd: The size of harm, in nats of log-loss, that the sequential test is most sensitive to.
+        fault_rise_min: The least rise of the rate of unscored answers worth a roll-back.
+        score_distance_max: Kolmogorov-Smirnov distance between the arms' scores that no sound retraining explains.
+        alpha_log_loss, alpha_faults: Of the sequential tests.
+        alpha_last_log_loss, alpha_last_auc: Of the last look.
+    """
+
+    rows_min: int
+    rows_decide: int
+    duration_max_ms: int
+    mixture_sd: float = 0.05
+    fault_rise_min: float = 0.01
+    score_distance_max: float = 0.5
+    alpha_log_loss: float = 0.02
+    alpha_faults: float = 0.01
+    alpha_last_log_loss: float = 0.01
+    alpha_last_auc: float = 0.01
+
+    @property
+    def alpha(self) -> float:
+        """The nominal rate of false roll-backs (union bound)."""
+        return (
+            self.alpha_log_loss + self.alpha_faults + self.alpha_last_log_loss + self.alpha_last_auc
+        )
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Everything monitoring asks of a use case."""
+
+    window: WindowPolicy
+    drift: DriftPolicy
+    loop: LoopPolicy
+    guard: GuardPolicy

@@ -1,0 +1,72 @@
+"""What a champion was trained on: the reference of drift, read from its model folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from schemas.errors import HeadraceError
+
+
+class MissingReference(HeadraceError):
+    """A released model's folder lacks what drift compares with."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A version's training sample and held-out metrics.
+
+    Attributes:
+        version: Of the model.
+        inputs: Column → values of up to 5,000 training rows, NaN for null.
+        score: The model's own scores of those rows.
+        auc, log_loss, rows, label_rate: Of its held-out rows.
+    """
+
+    version: str
+    inputs: dict[str, NDArray[np.float64]]
+    score: NDArray[np.float64]
+    auc: float | None
+    log_loss: float | None
+    rows: int
+    label_rate: float | None
+
+
+def load(models_dir: Path, model: str, version: str) -> Reference:
+    """Read `<models_dir>/<model>/<version>/`.
+
+    Raises:
+        MissingReference: The folder lacks `manifest.json` or `reference.parquet`, or they disagree.
+    """
+    folder = models_dir / model / version
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        table = pq.read_table(folder / "reference.parquet")
+        columns = {name: _floats(table, name) for name in (*manifest["inputs"], "score")}
+    except (OSError, ValueError, KeyError) as error:
+        raise MissingReference(
+            f"the reference of {model} {version} in {folder}",
+            wanted="manifest.json, and reference.parquet with every input and `score`",
+            came=f"{type(error).__name__}: {error}",
+            mend="Was the model folder moved or cleaned? Restore it, or release another version.",
+        ) from error
+    metrics = manifest.get("metrics", {})
+    return Reference(
+        version=version,
+        score=columns.pop("score"),
+        inputs=columns,
+        auc=metrics.get("auc"),
+        log_loss=metrics.get("log_loss"),
+        rows=int(metrics.get("rows", 0)),
+        label_rate=manifest.get("trained", {}).get("label_rate"),
+    )
+
+
+def _floats(table: pq.Table, name: str) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = table.column(name).cast("float64").to_numpy()
+    return values

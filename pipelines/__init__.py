@@ -1,0 +1,1 @@
+"""How events move: Flink jobs, the intake, the materializer, the archiver, and training."""

@@ -1,0 +1,127 @@
+"""Feature definitions onto the running engines: Feast's registry, lake tables, tile topics, Flink jobs.
+
+`plan` tells what `apply` would do. Both may be repeated; what is already so is left alone. Definitions are compiled by
+Feast, which takes its six to ten seconds to import: only here, never in a worker.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
+
+from features.views import Plan
+from pipelines.flink_jobs import FlinkJobs, FlinkUnavailable, RunningJob, submit
+from pipelines.flink_sql import Job, job, job_prefix
+from schemas import topics
+
+if TYPE_CHECKING:
+    from features.feast_store import Diff
+    from features.settings import StoreSettings
+    from pipelines.settings import FlinkSettings
+    from schemas.settings import KafkaSettings
+
+VIEW = "view "
+
+
+class Deployed(NamedTuple):
+    """What `apply` did, or, from `plan`, what it would do.
+
+    Attributes:
+        diff: Definitions and lake tables.
+        topics: Tile topics created; from `plan`, those that the views write to.
+        submitted: Views whose job is submitted; from `plan`, None where the cluster does not answer.
+        cancelled: Jobs cancelled, by name.
+    """
+
+    diff: Diff
+    topics: tuple[str, ...]
+    submitted: tuple[str, ...] | None
+    cancelled: tuple[str, ...]
+
+
+def plan(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings) -> Deployed:
+    """What `apply` would do; changes nothing, and works without a running stack.
+
+    Raises:
+        PlanRefused: A definition cannot be run; every reason is in it.
+        SqlRefused: A name of a view cannot be put into SQL.
+    """
+    feast_store = _feast_store()
+    wanted, diff = feast_store.plan(case, stores)
+    jobs = _jobs(wanted, kafka, flink)
+    tile_topics = tuple(view.topic_out for view in wanted.views)
+    try:
+        with FlinkJobs(flink) as cluster:
+            alive = cluster.alive()
+    except FlinkUnavailable:
+        return Deployed(diff, tile_topics, None, ())
+    running = {one.name for one in alive}
+    missing = [one for one in jobs if one.name not in running]
+    outdated = _of_views(alive, [one.view for one in missing]) + _of_views(alive, _removed(diff))
+    return Deployed(
+        diff,
+        tile_topics,
+        tuple(one.view for one in missing),
+        tuple(one.name for one in outdated),
+    )
+
+
+def apply(
+    case: str,
+    kafka: KafkaSettings,
+    stores: StoreSettings,
+    flink: FlinkSettings,
+    progress: Callable[[str], None] | None = None,
+) -> Deployed:
+    """Make the engines run a use case's definitions.
+
+    Rings of a removed view are left to the online store; nothing reads them any more.
+
+    Raises:
+        PlanRefused, SqlRefused: A definition cannot be run; nothing was changed.
+        LakeSchemaChanged: A lake table has other columns than its contract.
+        TopicError, FlinkUnavailable, SubmissionFailed: An engine is out of reach or refused; apply again.
+    """
+    say = progress or (lambda _: None)
+    say("registering definitions")
+    feast_store = _feast_store()
+    wanted, _ = feast_store.plan(case, stores)
+    # Compiled before anything is written, so that a refused name changes nothing.
+    jobs = _jobs(wanted, kafka, flink)
+    diff = feast_store.apply(case, stores)
+    applied = Plan.load(stores.plan_path)
+    created = topics.create(kafka, (topics.tile_topic(view.topic_out) for view in applied.views))
+    cancelled: list[RunningJob] = []
+    with FlinkJobs(flink) as cluster:
+        cancelled = _of_views(cluster.alive(), _removed(diff))
+        cluster.cancel(cancelled)
+    say("submitting feature jobs")
+    submitted = submit(jobs, flink, say)
+    return Deployed(
+        diff,
+        tuple(created),
+        tuple(one.view for one in submitted),
+        tuple(one.name for one in cancelled),
+    )
+
+
+def _feast_store() -> ModuleType:
+    # Feast says of every stream feature view that it is experimental; that is why headrace runs them.
+    warnings.filterwarnings("ignore", message="Stream feature views are experimental")
+    return import_module("features.feast_store")
+
+
+def _jobs(wanted: Plan, kafka: KafkaSettings, flink: FlinkSettings) -> list[Job]:
+    return [job(view, kafka, flink) for view in wanted.views]
+
+
+def _removed(diff: Diff) -> list[str]:
+    return [name.removeprefix(VIEW) for name in diff.removed if name.startswith(VIEW)]
+
+
+def _of_views(alive: list[RunningJob], views: list[str]) -> list[RunningJob]:
+    prefixes = tuple(job_prefix(view) for view in views)
+    return [one for one in alive if one.name.startswith(prefixes)] if prefixes else []

@@ -1,0 +1,238 @@
+"""The trainer: every retraining order is answered by one candidate, whatever crashes in between.
+
+The control log is its only memory. An order without a candidate is open; it is trained in a process of its own and answered
+once. After a crash the order is still open, and a version that was already finished for it is found
+by the order's id in its manifest instead of being trained again.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import structlog
+from pydantic import ValidationError
+
+from pipelines.train_process import ONE_THREAD, Job, Line
+from schemas import manifest, usecase
+from schemas.control import Candidate, RetrainingOrder
+from schemas.control_log import ControlLog
+from schemas.manifest import Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from features.settings import StoreSettings
+    from pipelines.settings import PipelineSettings
+    from schemas.control_log import Entry
+    from schemas.settings import KafkaSettings
+    from schemas.worker import WorkerContext
+
+TOPICS = ("control.retraining", "control.candidates")
+POLL_S = 0.5
+# Quoted in a candidate's `error`: enough to see what broke.
+ERROR_CHARS_MAX = 500
+
+log = structlog.get_logger()
+
+
+class OpenOrders:
+    """The orders that no candidate has answered yet, oldest first (pure)."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[str, RetrainingOrder] = OrderedDict()
+        self._answered: set[str] = set()
+
+    def fold(self, entries: Sequence[Entry]) -> None:
+        """Take note of events, in any order and as often as they come."""
+        for entry in entries:
+            if isinstance(entry.event, Candidate):
+                self._answered.add(entry.event.order_id)
+                self._open.pop(entry.event.order_id, None)
+            elif isinstance(entry.event, RetrainingOrder):
+                order = entry.event
+                if order.event_id not in self._answered:
+                    self._open.setdefault(order.event_id, order)
+
+    def first(self) -> RetrainingOrder | None:
+        """The order to work on; None when all are answered."""
+        return next(iter(self._open.values()), None)
+
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    @property
+    def answered(self) -> int:
+        """How many have been answered, ever."""
+        return len(self._answered)
+
+
+def run(
+    ctx: WorkerContext,
+    kafka: KafkaSettings,
+    stores: StoreSettings,
+    pipelines: PipelineSettings,
+    models_dir: str,
+) -> None:
+    """Answer orders until told to stop; a training under way is then given up and its order stays open.
+
+    Raises:
+        ControlLogUnavailable: Start again; nothing is lost.
+    """
+    orders = OpenOrders()
+    with ControlLog(kafka, ctx.case, TOPICS, f"{ctx.case}.trainer") as control:
+        orders.fold(control.read_all())
+        while not ctx.stop.is_set():
+            order = orders.first()
+            ctx.report({"open": orders.count, "answered": orders.answered, "training": ""})
+            if order is None:
+                orders.fold(control.poll(POLL_S))
+                continue
+            candidate = _candidate(ctx, order, stores, pipelines, Path(models_dir))
+            if candidate is None:
+                return
+            control.publish(candidate)
+            orders.fold(control.poll(POLL_S))
+
+
+def train(
+    job: Job, pipelines: PipelineSettings, ctx: WorkerContext
+) -> tuple[str | None, str | None]:
+    """Run the training process to its end.
+
+    Returns:
+        The version, or None; and why there is none, or None. Both are None where `ctx.stop` ended it.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.train_process"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | ONE_THREAD | {"OMP_NUM_THREADS": str(pipelines.training_threads)},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    lines: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
+    try:
+        process.stdin.write(job.model_dump_json().encode() + b"\n")
+        process.stdin.flush()
+        return _follow(process, lines, job, pipelines.training_timeout_s, ctx)
+    except BrokenPipeError:
+        return None, f"the training process ended with {process.wait()} before it had its job"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+def _follow(
+    process: subprocess.Popen[bytes],
+    lines: queue.SimpleQueue[Line | None],
+    job: Job,
+    timeout_s: float,
+    ctx: WorkerContext,
+) -> tuple[str | None, str | None]:
+    began = time.monotonic()
+    said = "starting"
+    while not ctx.stop.is_set():
+        spent_s = time.monotonic() - began
+        if spent_s > timeout_s:
+            return None, f"not done after {timeout_s:.0f} s, at: {said}"
+        ctx.report({"open": 1, "training": said, "training_s": round(spent_s, 1)})
+        try:
+            line = lines.get(timeout=POLL_S)
+        except queue.Empty:
+            continue
+        if line is None:
+            return None, f"the training process ended with {process.wait()}, at: {said}"
+        said = line.text
+        log.info("trainer.process", order=job.order_id, kind=line.kind, text=said)
+        if line.kind == "built":
+            return said, None
+        if line.kind == "failed":
+            return None, said
+    return None, None
+
+
+def _read(source: IO[bytes], lines: queue.SimpleQueue[Line | None]) -> None:
+    """Hand on what the process says; None at its end. Other output than ours is not a line, and ignored."""
+    try:
+        for text in source:
+            try:
+                lines.put(Line.model_validate_json(text))
+            except ValidationError:
+                log.warning("trainer.process", text=text.decode(errors="replace").strip())
+    except ValueError:
+        # The pipe was closed under us because the training was given up.
+        log.debug("trainer.process", text="closed")
+    lines.put(None)
+
+
+def _candidate(
+    ctx: WorkerContext,
+    order: RetrainingOrder,
+    stores: StoreSettings,
+    pipelines: PipelineSettings,
+    models_dir: Path,
+) -> Candidate | None:
+    """The answer to an order; None where the worker was stopped before there was one."""
+    model = str(usecase.load("schemas", ctx.case).MODEL)
+    built = built_for(models_dir, model, order.event_id)
+    if built is None:
+        job = Job(
+            case=ctx.case,
+            stores=stores.model_copy(update={"redis_password": None}),
+            models_dir=str(models_dir),
+            since_ms=order.since_ms,
+            until_ms=order.until_ms,
+            order_id=order.event_id,
+        )
+        version, error = train(job, pipelines, ctx)
+        if version is None and error is None:
+            return None
+        if version is None:
+            return _answer(order, model, error=error)
+        built = Manifest.read(models_dir / model / version)
+    return _answer(order, model, built=built, folder=models_dir / model / built.version)
+
+
+def built_for(models_dir: Path, model: str, order_id: str) -> Manifest | None:
+    """The version that was finished for an order before its candidate could be published."""
+    for version in reversed(manifest.versions(models_dir, model)):
+        found = Manifest.read(models_dir / model / version)
+        if found.order_id == order_id:
+            return found
+    return None
+
+
+def _answer(
+    order: RetrainingOrder,
+    model: str,
+    *,
+    built: Manifest | None = None,
+    folder: Path | None = None,
+    error: str | None = None,
+) -> Candidate:
+    return Candidate(
+        event_id=f"candidate-{order.event_id}"[:128],
+        event_time_ms=order.event_time_ms,
+        case=order.case,
+        decided_at_ms=time.time_ns() // 1_000_000,
+        order_id=order.event_id,
+        model=model,
+        version=built.version if built else None,
+        folder=str(folder) if folder else None,
+        digest=manifest.folder_digest(folder) if folder else None,
+        metrics=built.metrics if built else {},
+        error=error[:ERROR_CHARS_MAX] if error else None,
+    )

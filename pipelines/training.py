@@ -1,0 +1,187 @@
+"""From a training set to a version: the fit, ONNX, the proof that both say the same, the manifest."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+
+from pipelines.onnx_model import Classifier, Matrix, convert, verify
+from pipelines.training_set import Labels, Rows, TrainingRefused, TrainingSet, training_set
+from schemas import manifest, usecase
+from schemas.manifest import (
+    HOLDOUT_FILE,
+    MODEL_FILE,
+    REFERENCE_FILE,
+    Manifest,
+    Trained,
+    file_digest,
+)
+
+__all__ = ["Rows", "TrainingRefused", "TrainingSet", "build", "measure", "training_set"]
+
+REFERENCE_ROWS_MAX = 5_000
+VERSION_TRIES = 5
+PROJECT = Path(__file__).parents[1]
+
+Progress = Callable[[str], None]
+
+
+def build(
+    training: TrainingSet,
+    models_dir: Path,
+    *,
+    order_id: str | None = None,
+    progress: Progress = lambda _: None,
+) -> Manifest:
+    """Fit, convert, prove the conversion, measure on the held-out rows, and put the version in its place.
+
+    The folder appears whole, by renaming, under the next free version.
+
+    Raises:
+        ConversionRefused: The ONNX model says something else than the estimator.
+        TrainingRefused: No free version was found; others are building as well.
+    """
+    use_case = usecase.load("pipelines", training.case)
+    progress(f"fitting on {len(training.train):,} rows of {len(training.inputs)} inputs")
+    estimator: Classifier = use_case.train(training.train.matrix, training.train.labels)
+    progress("converting to ONNX and comparing")
+    model = convert(estimator, len(training.inputs))
+    difference = verify(model, estimator, training.holdout.matrix)
+    scores = estimator.predict_proba(training.holdout.matrix)[:, 1]
+    metrics = measure(training.holdout.labels, scores)
+    progress(f"held-out AUC {metrics['auc']:.4f}, ONNX differs by {difference:.1g} at most")
+    home = models_dir / usecase.load("schemas", training.case).MODEL
+    home.mkdir(parents=True, exist_ok=True)
+    folder = home / f".building-{uuid4().hex}"
+    folder.mkdir()
+    try:
+        (folder / MODEL_FILE).write_bytes(model.SerializeToString())
+        pq.write_table(_reference(training, estimator, use_case.SEED), folder / REFERENCE_FILE)
+        pq.write_table(_holdout(training), folder / HOLDOUT_FILE)
+        draft = _manifest(training, use_case, estimator, metrics, order_id, folder)
+        return _put(draft, folder, models_dir)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def measure(labels: Labels, scores: NDArray[np.float64]) -> dict[str, float]:
+    """`auc`, `log_loss`, `brier` and `rows`; both classes must be present."""
+    return {
+        "auc": float(roc_auc_score(labels, scores)),
+        "log_loss": float(log_loss(labels, scores)),
+        "brier": float(brier_score_loss(labels, scores)),
+        "rows": float(len(labels)),
+    }
+
+
+def _reference(training: TrainingSet, estimator: Classifier, seed: int) -> pa.Table:
+    count = min(REFERENCE_ROWS_MAX, len(training.train))
+    drawn = np.random.default_rng(seed).choice(len(training.train), count, replace=False)
+    drawn.sort()
+    chosen = training.train.matrix[drawn]
+    return pa.table(
+        {
+            **_columns(training, chosen),
+            "score": estimator.predict_proba(chosen)[:, 1],
+            "label": training.train.labels[drawn],
+        }
+    )
+
+
+def _holdout(training: TrainingSet) -> pa.Table:
+    rows = training.holdout
+    return pa.table(
+        {
+            **_columns(training, rows.matrix),
+            "label": rows.labels,
+            "request_id": pa.array(rows.request_ids, pa.string()),
+            "event_time_ms": rows.event_time_ms,
+        }
+    )
+
+
+def _columns(training: TrainingSet, values: Matrix) -> dict[str, Matrix]:
+    return {name: values[:, index] for index, name in enumerate(training.inputs)}
+
+
+def _manifest(
+    training: TrainingSet,
+    use_case: ModuleType,
+    estimator: Classifier,
+    metrics: dict[str, float],
+    order_id: str | None,
+    folder: Path,
+) -> Manifest:
+    """All but the version, which is known only when the folder has its name."""
+    parameters = {k: v for k, v in estimator.get_params().items() if _plain(v)}
+    lock = PROJECT / "requirements.lock"
+    return Manifest(
+        model=usecase.load("schemas", training.case).MODEL,
+        version="",
+        case=training.case,
+        service=training.service,
+        inputs=training.inputs,
+        definitions=dict(training.definitions),
+        contract=manifest.contract_digest(training.case),
+        threshold=use_case.THRESHOLD,
+        trained=Trained(
+            since_ms=training.since_ms,
+            until_ms=training.until_ms,
+            rows=len(training.train),
+            label_rate=training.train.label_rate,
+        ),
+        snapshots=dict(training.snapshots),
+        metrics=metrics,
+        parameters=parameters,
+        seed=use_case.SEED,
+        code=_revision(),
+        lock=file_digest(lock) if lock.exists() else "unknown",
+        created_ms=time.time_ns() // 1_000_000,
+        order_id=order_id,
+        files={path.name: file_digest(path) for path in sorted(folder.iterdir())},
+    )
+
+
+def _put(draft: Manifest, folder: Path, models_dir: Path) -> Manifest:
+    for _ in range(VERSION_TRIES):
+        version = manifest.next_version(models_dir, draft.model)
+        finished = draft.model_copy(update={"version": version})
+        finished.write(folder)
+        try:
+            # Fails on a folder that is not empty, so of two that build at once one goes on to the next number.
+            folder.rename(folder.parent / version)
+        except OSError:
+            continue
+        return finished
+    raise TrainingRefused(
+        str(folder.parent),
+        wanted="a free version",
+        came=f"{VERSION_TRIES} were taken while this one was built",
+        mend="Is another training running on the same folder?",
+    )
+
+
+def _plain(value: Any) -> bool:  # noqa: ANN401 - an estimator's parameters may be anything
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def _revision() -> str:
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    asked = subprocess.run(  # noqa: S603 - a fixed command line
+        [git, "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    return asked.stdout.strip() or "unknown"

@@ -1,0 +1,281 @@
+"""Requests in, results out, exactly once: a consumer and a transactional producer that move together.
+
+A batch's results and the offsets behind it are one Kafka transaction (KIP-447: the group's generation fences a replica
+that lost its partitions). When a transaction is aborted, or nobody can say whether it was committed, the partitions are
+set back to what is committed and the batch comes again.
+
+Partitions are assigned cooperatively (KIP-429): when a replica joins or leaves, those that do not move go on flowing,
+and what is remembered about them (`serving.recent`) need not be read again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import structlog
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+
+from schemas.errors import HeadraceError
+from schemas.settings import KafkaSettings
+from schemas.topics import DEAD_LETTER_BYTES_MAX
+from serving.settings import ServingSettings
+
+log = structlog.get_logger()
+
+# A producer that must be thrown away this often within the time is not unlucky: another replica fights for its slot.
+RENEWALS_MAX = 5
+RENEWALS_WITHIN_S = 60.0
+# How long a doubtful call may take. With the transaction's own timeout above it, the broker cannot end a transaction
+# that this side still believes in.
+CALL_TIMEOUT_S = 5.0
+# A batch that fails this often in a row will not get through by itself.
+FAILURES_MAX = 20
+FAILURE_PAUSE_S_MAX = 1.0
+
+
+class ChannelBroken(HeadraceError):
+    """The replica cannot go on; its successor takes over from what is committed."""
+
+
+class Outgoing(NamedTuple):
+    """One record to produce; partition -1 lets the key decide."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | str | None]]
+
+
+class Channel:
+    """The Kafka side of one replica. Not for sharing between threads.
+
+    Args:
+        kafka: The cluster.
+        serving: Bounds and timeouts.
+        group: The consumer group that all replicas share.
+        slot: A number that at most one live replica holds. The transactional id derives from it, so that a successor
+            fences its predecessor at once instead of waiting for its transaction to time out.
+        topic: What is consumed.
+    """
+
+    def __init__(
+        self, kafka: KafkaSettings, serving: ServingSettings, *, group: str, slot: int, topic: str
+    ) -> None:
+        self._kafka, self._serving = kafka, serving
+        self._group, self._slot, self._topic = group, slot, topic
+        self._owned: set[int] = set()
+        self._renewals: list[float] = []
+        self._failures = 0
+        self.fresh: set[int] = set()
+        self.counts: Counter[str] = Counter()
+        self._producer = self._new_producer()
+        self._consumer = self._new_consumer()
+
+    @property
+    def owned(self) -> frozenset[int]:
+        """The partitions this replica answers for now."""
+        return frozenset(self._owned)
+
+    def poll(self) -> list[Message]:
+        """What has come: waits for the first record, then takes what is there, up to `batch_rows_max`.
+
+        Partitions that were assigned, or set back, since they were last taken out of `fresh` are added to it.
+
+        Raises:
+            ChannelBroken: The consumer is beyond repair.
+        """
+        # consume(n, timeout) waits out its timeout for n records: the first is awaited alone, so that a lone request
+        # is answered at once and a crowd becomes a batch.
+        first = self._consumer.consume(1, self._serving.poll_timeout_s)
+        if not first:
+            return []
+        more = self._consumer.consume(self._serving.batch_rows_max - 1, 0)
+        return [m for m in (*first, *more) if self._usable(m)]
+
+    def commit(self, outgoing: Iterable[Outgoing], batch: Sequence[Message]) -> bool:
+        """Produce `outgoing` and move past `batch`, both or neither.
+
+        Nothing that can hang happens in here but Kafka itself, and that is bounded.
+
+        Returns:
+            Whether it is committed. If not, `batch` will come again from `poll`.
+
+        Raises:
+            ChannelBroken: The transactions fail one after another.
+        """
+        try:
+            self._producer.begin_transaction()
+            for record in outgoing:
+                self._produce(record)
+            # Fresh metadata each time: it carries the generation, which every rebalance changes.
+            self._producer.send_offsets_to_transaction(
+                _next_offsets(batch), self._consumer.consumer_group_metadata(), CALL_TIMEOUT_S
+            )
+            self._producer.commit_transaction(CALL_TIMEOUT_S)
+        except KafkaException as error:
+            self._give_up(error.args[0])
+            return False
+        self._failures = 0
+        return True
+
+    def move_to(self, slot: int) -> None:
+        """Take another slot, between two batches; the old one's transactions are all ended."""
+        if slot != self._slot:
+            log.info("channel.slot", was=self._slot, now=slot)
+            self._slot = slot
+            del self._producer
+            self._producer = self._new_producer()
+
+    def close(self) -> None:
+        """Leave the group at once, so that the others take over without waiting for a timeout."""
+        self._consumer.close()
+
+    def _usable(self, message: Message) -> bool:
+        error = message.error()
+        if error is None:
+            # Records taken from the queue before their partition was: the new owner answers them.
+            return message.partition() in self._owned
+        if error.fatal():
+            raise self._broken("a consumer that works", str(error))
+        log.warning("channel.poll", error=str(error))
+        self.counts["poll_errors"] += 1
+        return False
+
+    def _produce(self, record: Outgoing) -> None:
+        while True:
+            try:
+                self._producer.produce(
+                    record.topic,
+                    partition=record.partition,
+                    key=record.key,
+                    value=record.value,
+                    headers=list(record.headers),
+                )
+            except BufferError:
+                self._producer.poll(0.01)
+            else:
+                return
+
+    def _give_up(self, error: KafkaError) -> None:
+        log.warning("channel.transaction", error=str(error), slot=self._slot)
+        self.counts["transactions_given_up"] += 1
+        self._failures += 1
+        if self._failures > FAILURES_MAX:
+            raise self._broken("a batch that gets through", str(error))
+        time.sleep(min(0.005 * 2**self._failures, FAILURE_PAUSE_S_MAX) if self._failures > 1 else 0)
+        if not (error.txn_requires_abort() and self._aborted()):
+            self._renew_producer(str(error))
+        self._rewind()
+
+    def _aborted(self) -> bool:
+        try:
+            self._producer.abort_transaction(CALL_TIMEOUT_S)
+        except KafkaException as error:
+            log.warning("channel.abort", error=str(error.args[0]))
+            return False
+        return True
+
+    def _renew_producer(self, why: str) -> None:
+        """A producer anew under the same id: its start ends whatever the old one left open (librdkafka#5423)."""
+        now = time.monotonic()
+        self._renewals = [t for t in self._renewals if now - t < RENEWALS_WITHIN_S] + [now]
+        if len(self._renewals) > RENEWALS_MAX:
+            raise self._broken("transactions that end", why)
+        self.counts["producers_renewed"] += 1
+        # Dropped, not closed: `close` would first wait for the transaction that nobody can end any more.
+        del self._producer
+        self._producer = self._new_producer()
+
+    def _rewind(self) -> None:
+        """Set the owned partitions back to what is committed, or rejoin the group where that fails."""
+        try:
+            # Read-committed consumers are answered only once no transaction is pending on the offsets (KIP-447).
+            for at in self._consumer.committed(self._consumer.assignment(), CALL_TIMEOUT_S):
+                offset = at.offset if at.offset >= 0 else OFFSET_BEGINNING
+                self._consumer.seek(TopicPartition(at.topic, at.partition, offset))
+                self.fresh.add(at.partition)
+        except KafkaException as error:
+            log.warning("channel.rewind", error=str(error.args[0]))
+            self._consumer.close()
+            self._owned.clear()
+            self._consumer = self._new_consumer()
+
+    def _new_producer(self) -> Producer:
+        producer = Producer(
+            self._kafka.client_config(
+                transactional_id=f"{self._group}.{self._slot}",
+                transaction_timeout_ms=self._serving.transaction_timeout_ms,
+                linger_ms=0,
+                acks="all",
+                enable_idempotence=True,
+                compression_type="lz4",
+                message_max_bytes=DEAD_LETTER_BYTES_MAX,
+                # Waited on CONCURRENT_TRANSACTIONS, which follows a commit at once; 100 ms by default.
+                retry_backoff_ms=1,
+            )
+        )
+        try:
+            producer.init_transactions(self._serving.transaction_timeout_ms / 1000 + CALL_TIMEOUT_S)
+        except KafkaException as error:
+            raise self._broken("a transactional producer", str(error.args[0])) from error
+        return producer
+
+    def _new_consumer(self) -> Consumer:
+        consumer = Consumer(
+            self._kafka.client_config(
+                group_id=self._group,
+                isolation_level="read_committed",
+                auto_offset_reset="earliest",
+                enable_auto_commit=False,
+                partition_assignment_strategy="cooperative-sticky",
+                session_timeout_ms=self._serving.session_timeout_ms,
+                heartbeat_interval_ms=self._serving.session_timeout_ms // 6,
+                fetch_wait_max_ms=5,
+                fetch_message_max_bytes=4 * 1024 * 1024,
+            )
+        )
+        consumer.subscribe([self._topic], on_assign=self._gained, on_revoke=self._left)
+        return consumer
+
+    def _gained(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        gained = {p.partition for p in partitions}
+        self._owned |= gained
+        self.fresh |= gained
+        log.info("channel.assigned", slot=self._slot, gained=sorted(gained))
+
+    def _left(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        left = {p.partition for p in partitions}
+        self._owned -= left
+        self.fresh -= left
+        log.info("channel.revoked", slot=self._slot, left=sorted(left))
+
+    def _broken(self, wanted: str, came: str) -> ChannelBroken:
+        return ChannelBroken(
+            f"{self._group}, slot {self._slot}, on {self._kafka.bootstrap_servers}",
+            wanted=wanted,
+            came=came,
+            mend="It is restarted by itself; if this repeats, see `headrace status` for the broker.",
+        )
+
+
+def _next_offsets(batch: Sequence[Message]) -> list[TopicPartition]:
+    """Kafka commits the offset of the next record to read: last + 1."""
+    last: dict[tuple[str, int], int] = {}
+    for message in batch:
+        at = (str(message.topic()), int(message.partition() or 0))
+        last[at] = max(last.get(at, -1), int(message.offset() or 0))
+    return [
+        TopicPartition(topic, partition, offset + 1) for (topic, partition), offset in last.items()
+    ]

@@ -1,0 +1,75 @@
+"""The proof that a model folder is what its manifest says (`schemas.manifest` draws the folder)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from schemas.errors import HeadraceError
+from schemas.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, file_digest, folder_digest
+
+__all__ = ["Manifest", "ModelRefused", "digest", "read", "verify"]
+
+# ONNX may keep large weights beside the graph; no other suffix has a reason to be in a model folder.
+SUFFIXES = frozenset({".onnx", ".json", ".parquet", ".data"})
+_DETAIL_CHARS_MAX = 200
+_TRAIN_AGAIN = (
+    "Do not mend the folder: train again, or copy the version anew from where it was made."
+)
+
+
+class ModelRefused(HeadraceError):
+    """A model folder that must not be served; the version that answers now goes on answering."""
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of a folder.
+
+    Raises:
+        ModelRefused: It is missing, or not a manifest.
+    """
+    try:
+        return Manifest.read(folder)
+    except (OSError, ValidationError) as error:
+        raise ModelRefused(
+            str(folder / MANIFEST_FILE),
+            wanted="a model's manifest",
+            came=str(error)[:_DETAIL_CHARS_MAX],
+            mend=_TRAIN_AGAIN,
+        ) from error
+
+
+def digest(folder: Path) -> str:
+    """The identity of a version: the sha256 of its manifest, which holds those of all its files."""
+    return folder_digest(folder)
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Check that the folder holds exactly the files that the manifest lists, unchanged, and none that could execute.
+
+    Raises:
+        ModelRefused: A file is missing, changed, not listed, of a refused format, a folder or a link.
+    """
+    found = {entry.name: entry for entry in folder.iterdir() if entry.name != MANIFEST_FILE}
+    for name in sorted(found.keys() | manifest.files.keys() | {MODEL_FILE}):
+        came = _complaint(name, found.get(name), manifest.files.get(name))
+        if came:
+            raise ModelRefused(
+                f"model folder {folder}",
+                wanted="the files its manifest lists, unchanged, and no other",
+                came=came,
+                mend=_TRAIN_AGAIN,
+            )
+
+
+def _complaint(name: str, path: Path | None, listed: str | None) -> str | None:
+    if path is None:
+        return f"{name} is missing"
+    if listed is None:
+        return f"{name} is not listed"
+    if path.is_symlink() or not path.is_file():
+        return f"{name} is not a plain file"
+    if path.suffix not in SUFFIXES:
+        return f"{name} is of a format that is never loaded"
+    return None if file_digest(path) == listed else f"{name} has another sha256 than listed"

@@ -1,0 +1,91 @@
+"""Which versions of a model exist, and whether one is what it claims to be.
+
+A folder appears by renaming, so whoever sees one sees all of it. `schemas.manifest` draws it, `serving.manifest`
+judges it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas import manifest as naming
+from schemas.errors import HeadraceError
+from schemas.manifest import Manifest
+from serving import manifest
+from serving.manifest import ModelRefused
+
+
+class UnknownVersion(HeadraceError):
+    """There is no such version."""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The versions under one folder. Holds nothing in memory: every call looks."""
+
+    models_dir: Path
+
+    def versions(self, model: str) -> list[str]:
+        """The finished versions, oldest first."""
+        return naming.versions(self.models_dir, model)
+
+    def next_version(self, model: str) -> str:
+        """The name that the next version should be renamed to."""
+        return naming.next_version(self.models_dir, model)
+
+    def path(self, model: str, version: str) -> Path:
+        """The version's folder.
+
+        Raises:
+            UnknownVersion: There is none of that name; a name that leads out of the folder is none either.
+        """
+        known = self.versions(model)
+        if version not in known:
+            raise UnknownVersion(
+                f"{model} {version} under {self.models_dir}",
+                wanted=f"one of {known}" if known else "a trained version",
+                came="there is no such folder",
+            )
+        return self.models_dir / model / version
+
+    def manifest(self, model: str, version: str) -> Manifest:
+        """What the version says about itself; not yet whether that is true (`verify`).
+
+        Raises:
+            UnknownVersion: There is no such version.
+            ModelRefused: Its manifest cannot be read.
+        """
+        return manifest.read(self.path(model, version))
+
+    def digest(self, model: str, version: str) -> str:
+        """SHA-256 of the manifest, which holds those of the files: one word for the whole version."""
+        return naming.folder_digest(self.path(model, version))
+
+    def verify(self, model: str, version: str, digest: str | None = None) -> Manifest:
+        """Read every byte of the version and compare it with the manifest.
+
+        Args:
+            model: The model's name.
+            version: Its version.
+            digest: What the version must hash to, where somebody else said so.
+
+        Raises:
+            UnknownVersion: There is nothing to verify.
+            ModelRefused: It is another version than it claims, or a file is not as the manifest says.
+        """
+        folder = self.path(model, version)
+        came = self.digest(model, version)
+        if digest is not None and digest != came:
+            raise _refused(folder, f"the digest {digest}", f"the manifest has {came}")
+        said = manifest.read(folder)
+        if (said.model, said.version) != (model, version):
+            raise _refused(folder, f"{model} {version}", f"it is {said.model} {said.version}")
+        manifest.verify(folder, said)
+        return said
+
+
+def _refused(folder: Path, wanted: str, came: str) -> ModelRefused:
+    return ModelRefused(
+        f"model folder {folder}", wanted=wanted, came=came, mend="Train the version again."
+    )

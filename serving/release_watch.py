@@ -1,0 +1,146 @@
+"""Follows `control.releases` beside the scoring loop, so that a release costs the loop one attribute read a batch."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Self
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from schemas.control import Release
+from schemas.errors import HeadraceError
+from schemas.settings import KafkaSettings
+from serving.release_log import TOPIC, decoded
+from serving.releases import ReleaseState
+from serving.runtime import Model
+from serving.scoring import Serving
+
+log = structlog.get_logger()
+
+POLL_S = 0.2
+# A version that was refused may be mended on disk: look again, seldom enough not to load the disk.
+RETRY_S = 5.0
+
+
+class ReleaseWatch:
+    """The newest release whose champion is in memory, as `serving`.
+
+    Models are loaded here, in the background, and appear in `serving` complete. The versions of the release before stay in
+    memory, so that going back to them takes no load. A release whose champion is refused changes nothing; one whose
+    canary or shadow is refused goes into force without it. Both are tried again every few seconds.
+
+    Args:
+        kafka: The cluster.
+        case: Whose releases.
+        load: `(model, version) -> Model`, raising `ModelRefused`.
+    """
+
+    def __init__(self, kafka: KafkaSettings, case: str, load: Callable[[str, str], Model]) -> None:
+        self._kafka, self._load = kafka, load
+        self._wanted = ReleaseState(case)
+        self._models: dict[str, Model] = {}
+        self._refused: dict[str, str] = {}
+        self._serving: Serving | None = None
+        self._failed: Exception | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="releases", daemon=True)
+        self.ignored = 0
+
+    @property
+    def serving(self) -> Serving | None:
+        """What answers from now on; None while there is no release, or none whose champion can be loaded.
+
+        Raises:
+            Exception: What ended the thread; releases are no longer followed.
+        """
+        if self._failed is not None:
+            raise self._failed
+        return self._serving
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Version → why it is not in memory, of the newest release."""
+        return dict(self._refused)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        consumer = Consumer(
+            self._kafka.client_config(
+                group_id=f"{TOPIC}.{self._wanted.case}",
+                isolation_level="read_committed",
+                enable_auto_commit=False,
+                enable_partition_eof=True,
+                fetch_wait_max_ms=50,
+            )
+        )
+        try:
+            consumer.assign([TopicPartition(TOPIC, 0, 0)])
+            self._follow(consumer)
+        except Exception as error:  # handed to the loop, which ends with it
+            log.exception("releases.failed")
+            self._failed = error
+        finally:
+            consumer.close()
+
+    def _follow(self, consumer: Consumer) -> None:
+        caught_up, tried_s, tried_epoch = False, 0.0, 0
+        while not self._stop.is_set():
+            for message in consumer.consume(1, POLL_S):
+                error = message.error()
+                if error is None:
+                    self._fold(decoded(message.value(), message.timestamp()[1]))
+                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the client's name
+                    caught_up = True
+                elif error.fatal():
+                    raise HeadraceError(TOPIC, wanted="releases followed", came=str(error))
+            behind = self._wanted.epoch > tried_epoch
+            again = bool(self._refused) and time.monotonic() - tried_s > RETRY_S
+            # Before the end is reached there may be a later release: do not load what no longer answers.
+            if caught_up and (behind or again):
+                self._apply()
+                tried_s, tried_epoch = time.monotonic(), self._wanted.epoch
+
+    def _fold(self, event: object) -> None:
+        if isinstance(event, Release):
+            self._wanted = self._wanted.fold(event)
+        else:
+            self.ignored += 1
+            log.warning("releases.ignored", refusal=str(event))
+
+    def _apply(self) -> None:
+        release = self._wanted.release
+        if release is None:
+            return
+        refused: dict[str, str] = {}
+        for version in self._wanted.versions:
+            if version not in self._models:
+                self._take(release.model, version, refused)
+        self._refused = refused
+        if release.champion in refused:
+            return
+        before = self._serving
+        names = self._wanted.versions
+        models = {v: self._models[v] for v in names if v in self._models}
+        self._serving = Serving(self._wanted, models, refused)
+        if before is None or before.state.epoch != self._wanted.epoch:
+            log.info("releases.applied", epoch=release.epoch, champion=release.champion)
+            warm = before.state.versions if before else ()
+            self._models = {v: m for v, m in self._models.items() if v in (*names, *warm)}
+
+    def _take(self, model: str, version: str, refused: dict[str, str]) -> None:
+        try:
+            self._models[version] = self._load(model, version)
+        except HeadraceError as error:
+            refused[version] = str(error)
+            if self._refused.get(version) != str(error):
+                log.warning("releases.refused", version=version, error=str(error))

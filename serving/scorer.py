@@ -1,0 +1,262 @@
+"""The loop of a replica: poll, decode, read features, predict, and one transaction for it all.
+
+It needs neither Ray nor a web server, so it runs as well in a plain process; `serving.replica` puts it into a Ray Serve
+replica.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import structlog
+from confluent_kafka import Message
+
+from features.rings import OnlineStoreUnavailable
+from features.settings import StoreSettings
+from features.vectors import VectorReader, Vectors
+from features.views import Plan
+from schemas import usecase
+from schemas.decoding import Refusal, decode
+from schemas.envelope import header, raw_headers
+from schemas.events import Event
+from schemas.quarantine import dead_letter
+from schemas.settings import KafkaSettings
+from serving import runtime, scoring
+from serving.channel import Channel, Outgoing
+from serving.recent import Recent, answered
+from serving.release_watch import ReleaseWatch
+from serving.scoring import Answer, Batch, Rules, Serving
+from serving.settings import ServingSettings
+
+log = structlog.get_logger()
+
+IDLE_S = 0.05
+# A store that does not answer is asked again this much later; until then the rule answers without waiting for it.
+STORE_RETRY_S = 1.0
+# Longer than this between two turns of the loop is not work any more: the worst transaction with its abort, a new
+# producer and the committed offsets take 5 + 5 + 13 + 5 s.
+STUCK_S = 30.0
+
+
+class Scorer:
+    """One replica. `run` blocks in the thread that calls it; everything else may be called from any thread.
+
+    Args:
+        case: The use case.
+        kafka: The cluster.
+        stores: The online store and the plan; the plan is read once, so a new one needs a new replica.
+        settings: Bounds of a batch, timeouts, and the model folder.
+        slot: A number that no other live replica has.
+    """
+
+    def __init__(
+        self,
+        case: str,
+        kafka: KafkaSettings,
+        stores: StoreSettings,
+        settings: ServingSettings,
+        *,
+        slot: int = 0,
+    ) -> None:
+        self._case, self._kafka, self._settings = case, kafka, settings
+        self._slot = slot
+        contracts, rules = usecase.load("schemas", case), usecase.load("serving", case)
+        plan = Plan.load(stores.plan_path)
+        self._contract: type[Event] = contracts.REQUEST
+        self._expected = runtime.Expected.of(case, plan)
+        self._reader = VectorReader(stores, plan, contracts.SERVICE)
+        self._join_keys = [key.name for key in self._reader.join_keys]
+        self._rules = Rules(
+            inputs=contracts.INPUTS,
+            features=self._reader.service.names,
+            fallback=rules.fallback,
+            threshold=rules.FALLBACK_THRESHOLD,
+        )
+        self._recent = Recent(settings.recent_ids)
+        self._counts: Counter[str] = Counter()
+        self._epoch = 0
+        self._owned: frozenset[int] = frozenset()
+        self._store_retry_at_s = 0.0
+        self._turned_s = time.monotonic()
+
+    def run(self, stop: threading.Event) -> None:
+        """Score until `stop` is set, then leave the group with everything committed.
+
+        While there is no release whose champion can be loaded, nothing is polled: requests wait in the log.
+
+        Raises:
+            HeadraceError: The replica cannot go on; what was not committed, its successor answers.
+        """
+        channel: Channel | None = None
+        try:
+            with ReleaseWatch(self._kafka, self._case, self._load) as watch:
+                while not stop.is_set():
+                    self._turned_s = time.monotonic()
+                    serving = watch.serving
+                    if serving is None:
+                        stop.wait(IDLE_S)
+                        continue
+                    channel = channel or self._open()
+                    self._turn(channel, serving)
+        finally:
+            if channel is not None:
+                channel.close()
+            self._reader.close()
+
+    def move_to(self, slot: int) -> None:
+        """Take another slot before the next batch."""
+        self._slot = slot
+
+    def stuck_s(self) -> float:
+        """Seconds since the loop last began a turn; above `STUCK_S` it hangs."""
+        return time.monotonic() - self._turned_s
+
+    def counters(self) -> dict[str, int]:
+        """Counts since the start, the epoch in force, and the partitions owned."""
+        return {
+            **dict(self._counts),
+            "slot": self._slot,
+            "epoch": self._epoch,
+            "partitions": len(self._owned),
+        }
+
+    def _open(self) -> Channel:
+        return Channel(
+            self._kafka,
+            self._settings,
+            group=f"{self._case}.scorer",
+            slot=self._slot,
+            topic=f"{self._case}.requests",
+        )
+
+    def _load(self, model: str, version: str) -> runtime.Model:
+        return runtime.load(Path(self._settings.models_dir) / model / version, self._expected)
+
+    def _turn(self, channel: Channel, serving: Serving) -> None:
+        channel.move_to(self._slot)
+        messages = channel.poll()
+        self._epoch, self._owned = serving.state.epoch, channel.owned
+        if not messages:
+            return
+        self._recall(channel, messages)
+        requests, refused = self._judge(messages)
+        answers = self._answer(requests, serving)
+        outgoing, counts = self._outgoing(requests, answers, refused)
+        if channel.commit(outgoing, messages):
+            for message, event in requests:
+                self._recent.add(int(message.partition() or 0), (event.id,))
+            self._counts.update(counts)
+            self._counts["batches"] += 1
+        self._counts.update({k: v - self._counts[k] for k, v in channel.counts.items()})
+
+    def _recall(self, channel: Channel, messages: list[Message]) -> None:
+        """Read back what was answered in partitions that were taken over, now that their first record came."""
+        fresh = channel.fresh & {int(m.partition() or 0) for m in messages}
+        if fresh:
+            found = answered(self._kafka, f"{self._case}.results", fresh, self._settings.recent_ids)
+            for partition, request_ids in found.items():
+                self._recent.replace(partition, request_ids)
+            channel.fresh -= fresh
+
+    def _judge(
+        self, messages: list[Message]
+    ) -> tuple[list[tuple[Message, Event]], list[tuple[Message, Refusal]]]:
+        requests: list[tuple[Message, Event]] = []
+        refused: list[tuple[Message, Refusal]] = []
+        here: set[tuple[int, str]] = set()
+        for message in messages:
+            event = decode(self._contract, message.value(), message.timestamp()[1])
+            if isinstance(event, Refusal):
+                refused.append((message, event))
+                continue
+            at = (int(message.partition() or 0), event.id)
+            if at in here or at in self._recent:
+                refused.append((message, _duplicate(event)))
+                continue
+            here.add(at)
+            requests.append((message, event))
+        return requests, refused
+
+    def _answer(
+        self, requests: list[tuple[Message, Event]], serving: Serving
+    ) -> list[Answer | Refusal]:
+        if not requests:
+            return []
+        events = [event for _, event in requests]
+        vectors, why = self._vectors(events)
+        batch = Batch(
+            requests=events,
+            traceparents=[header(message, "traceparent") for message, _ in requests],
+            vectors=vectors,
+            read_at_ms=vectors.read_at_ms if vectors else _now_ms(),
+            why=why,
+        )
+        return scoring.answer(batch, serving, self._rules, _now_ms)
+
+    def _vectors(self, events: list[Event]) -> tuple[Vectors | None, str]:
+        """The features of a batch, or why there are none."""
+        if time.monotonic() < self._store_retry_at_s:
+            return None, "the online store did not answer a moment ago"
+        entities = {name: [getattr(event, name) for event in events] for name in self._join_keys}
+        as_of_ms = np.array([event.event_time_ms for event in events], dtype=np.int64)
+        try:
+            return self._reader.read(entities, as_of_ms), ""
+        except OnlineStoreUnavailable as error:
+            self._store_retry_at_s = time.monotonic() + STORE_RETRY_S
+            self._counts["store_failures"] += 1
+            log.warning("scorer.store", error=str(error))
+            return None, str(error)
+
+    def _outgoing(
+        self,
+        requests: list[tuple[Message, Event]],
+        answers: list[Answer | Refusal],
+        refused: list[tuple[Message, Refusal]],
+    ) -> tuple[list[Outgoing], Counter[str]]:
+        """The records of a batch: results and shadows in the partitions of their requests, and dead letters."""
+        out: list[Outgoing] = []
+        counts: Counter[str] = Counter()
+        letters = list(refused)
+        for (message, event), answer in zip(requests, answers, strict=True):
+            if isinstance(answer, Refusal):
+                letters.append((message, answer))
+                continue
+            counts[answer.status.value] += 1
+            out.append(self._record("results", message, event, answer, answer.value))
+            if answer.shadow is not None:
+                counts["shadow"] += 1
+                out.append(self._record("shadow", message, event, answer, answer.shadow))
+        for message, refusal in letters:
+            letter = dead_letter(message, refusal)
+            counts["dead_lettered"] += 1
+            out.append(Outgoing(letter.topic, -1, letter.key, letter.value, letter.headers))
+        return out, counts
+
+    def _record(
+        self, topic: str, message: Message, event: Event, answer: Answer, value: bytes
+    ) -> Outgoing:
+        headers = raw_headers(
+            event_id=event.id,
+            event_type="headrace.result",
+            event_time_ms=event.event_time_ms,
+            source=f"headrace/{self._case}.scorer",
+            traceparent=answer.traceparent,
+        )
+        partition = int(message.partition() or 0)
+        key = message.key()
+        raw = key.encode() if isinstance(key, str) else key
+        return Outgoing(
+            f"{self._case}.{topic}", partition, raw or event.key.encode(), value, headers
+        )
+
+
+def _duplicate(event: Event) -> Refusal:
+    return Refusal("duplicate", "request_id: not answered before", f"{event.id} has its result")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,26 @@
+"""Where and how requests are scored."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ServingSettings(BaseModel):
+    """Ray's addresses, the model folder, and the bounds of one scoring batch."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ray_address: str = "127.0.0.1:6380"
+    dashboard_port: int = 8265
+    http_port: int = 8000
+    models_dir: str = ".headrace/models"
+    replicas: int = Field(default=1, ge=1)
+    num_cpus: float = Field(default=0.5, gt=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    batch_rows_max: int = Field(default=256, ge=1)
+    poll_timeout_s: float = Field(default=0.05, gt=0)
+    transaction_timeout_ms: int = Field(default=8_000, ge=1_000)
+    session_timeout_ms: int = Field(default=6_000, ge=1_000)
+    # Per partition; what a repeated request is recognised by. A takeover reads this many results back, about
+    # 1.5 kB each: 20,000 take some 0.3 s a partition.
+    recent_ids: int = Field(default=20_000, ge=0)

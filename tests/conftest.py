@@ -1,0 +1,72 @@
+"""Real engines for every test: one Kafka broker and one Redis a session, started on first use, gone afterwards."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+# Before anything imports numpy: on two cores, threads of BLAS beside a broker cost more than they give.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from features.settings import StoreSettings
+from infra.local.kafka import KafkaServer
+from infra.local.redis_server import RedisServer
+from schemas.settings import KafkaSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+
+
+def jars_folder() -> Path:
+    """The folder that `make jars` fills, or the one named by HEADRACE_JARS."""
+    named = os.environ.get("HEADRACE_JARS")
+    return Path(named) if named else ROOT / ".headrace" / "jars"
+
+
+@pytest.fixture(scope="session")
+def jars() -> Path:
+    """The jars of Kafka (`kafka/`) and of Flink's connector (`flink/`)."""
+    folder = jars_folder()
+    if not (folder / "kafka").is_dir():
+        pytest.fail(
+            f"no jars under {folder}: run `make jars`, or name their folder in HEADRACE_JARS"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kafka(jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
+    """A real, empty broker for the session. Tests share it: name topics and groups after the test."""
+    with KafkaServer(tmp_path_factory.mktemp("kafka"), jars / "kafka") as server:
+        yield KafkaSettings(bootstrap_servers=server.bootstrap_servers)
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real, empty Redis for the session. Tests share it: a test that needs it empty flushes it first."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def stores(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> StoreSettings:
+    """The session's Redis, and an empty lake and Feast registry in a folder of their own."""
+    return stores_at(tmp_path_factory.mktemp("stores"), redis_url)
+
+
+def stores_at(folder: Path, redis_url: str) -> StoreSettings:
+    """Store settings whose every path lies under `folder`; the SQLite folders exist."""
+    for name in ("lake", "features"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    return StoreSettings(
+        redis_url=redis_url,
+        catalog_uri=f"sqlite:///{folder}/lake/catalog.db",
+        warehouse=f"file://{folder}/lake/warehouse",
+        registry_uri=f"sqlite:///{folder}/features/registry.db",
+        plan_path=str(folder / "features" / "plan.json"),
+    )

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss, roc_auc_score
+
+from monitoring.accuracy import accuracy
+
+
+@given(st.lists(st.tuples(st.floats(0.001, 0.999), st.booleans()), min_size=2, max_size=60))
+def test_agrees_with_scikit_learn(rows: list[tuple[float, bool]]) -> None:
+    scores = np.array([s for s, _ in rows])
+    labels = np.array([float(y) for _, y in rows])
+    found = accuracy(scores, labels)
+    assert found.log_loss == pytest.approx(log_loss(labels, scores, labels=[0, 1]))
+    if 0 < labels.sum() < len(labels):
+        assert found.auc == pytest.approx(roc_auc_score(labels, scores))
+    else:
+        assert found.auc is None
+
+
+def test_certain_and_wrong_is_finite_and_nothing_is_none() -> None:
+    assert accuracy(np.array([1.0]), np.array([0.0])).log_loss == pytest.approx(13.8, abs=0.1)
+    assert accuracy(np.array([]), np.array([])).auc is None

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from monitoring import drift_worker
+from monitoring.policy import DAY_MS
+from monitoring.report_index import lines_of
+from monitoring.settings import MonitoringSettings
+from schemas.control import Alert, Candidate, RetrainingOrder
+from schemas.results import Joined, Result
+from schemas.settings import KafkaSettings
+from schemas.worker import WorkerContext
+from tests.monitoring import rig
+
+ROWS_A_DAY = 600
+
+
+def day(number: int, *, shift: float = 0.0) -> list[tuple[Result, Joined]]:
+    start_ms = rig.T0_MS + number * DAY_MS
+    rows = rig.traffic(
+        seed=number, start_ms=start_ms, rows=ROWS_A_DAY, rows_a_day=ROWS_A_DAY, shift=shift
+    )
+    return list(rows)
+
+
+def send(kafka: KafkaSettings, case: str, pairs: list[tuple[Result, Joined]]) -> None:
+    rig.produce(kafka, ((f"{case}.joined", j.key, j.encode()) for _, j in pairs))
+    rig.produce(kafka, ((f"{case}.results", r.key, r.encode()) for r, _ in pairs))
+
+
+def published(kafka: KafkaSettings, case: str) -> tuple[list[Alert], list[RetrainingOrder]]:
+    alerts = [Alert.model_validate_json(v) for v in rig.read_all(kafka, "control.alerts")]
+    orders = [
+        RetrainingOrder.model_validate_json(v) for v in rig.read_all(kafka, "control.retraining")
+    ]
+    return [a for a in alerts if a.case == case], [o for o in orders if o.case == case]
+
+
+def test_drift_orders_one_retraining_and_a_restart_changes_nothing(
+    kafka: KafkaSettings, case: str, tmp_path: Path
+) -> None:
+    monitoring = MonitoringSettings(reports_dir=str(tmp_path / "reports"))
+    folder = tmp_path / "reports" / case
+    models = tmp_path / "models"
+    rig.write_model(models, "v1")
+
+    def run(ctx: WorkerContext) -> None:
+        drift_worker.run(ctx, kafka, monitoring, str(models))
+
+    rig.publish(kafka, "control.releases", rig.release(case))
+    # A quiet day, then drifted ones; the hours after the last day close it.
+    send(kafka, case, day(0) + day(1, shift=0.8) + day(2, shift=0.8)[:300])
+    with rig.running(case, run) as reports:
+        rig.wait_until(lambda: bool(reports) and reports[-1]["windows"] == 2)
+        rig.wait_until(lambda: reports[-1]["pages"] == 2, 90)
+    alerts, orders = published(kafka, case)
+    start_ms = rig.T0_MS + DAY_MS
+    assert [a.event_id for a in alerts] == [f"alert-{case}-v1-{start_ms}"]
+    assert alerts[0].acted_on
+    assert alerts[0].drifted == rig.FEATURES[2:]
+    assert Path(alerts[0].report).stat().st_size > 100_000
+    assert [o.event_id for o in orders] == [f"order-{alerts[0].event_id}"]
+    assert orders[0].until_ms - orders[0].since_ms == rig.POLICY.loop.look_back_ms
+
+    # The open window is read again, whole; its alert is held back by the order.
+    send(kafka, case, day(2, shift=0.8)[300:] + day(3, shift=0.8)[:300])
+    with rig.running(case, run) as reports:
+        rig.wait_until(lambda: bool(reports) and reports[-1]["windows"] == 1)
+    alerts, orders = published(kafka, case)
+    assert [a.rows for a in alerts] == [ROWS_A_DAY, ROWS_A_DAY]
+    assert alerts[1].held_back_by == f"open order {orders[0].event_id}"
+    assert len(orders) == 1
+
+    # The training failed, the cool-down passed; and there is a new champion, to whom this is normal.
+    rig.write_model(models, "v2", shift=0.8)
+    failed = Candidate(
+        event_time_ms=rig.T0_MS + 3 * DAY_MS,
+        event_id="c1",
+        case=case,
+        decided_at_ms=1,
+        order_id=orders[0].event_id,
+        model="m",
+        version=None,
+        folder=None,
+        digest=None,
+        error="boom",
+    )
+    rig.publish(kafka, "control.candidates", failed)
+    rig.publish(kafka, "control.releases", rig.release(case, epoch=2, champion="v2"))
+    send(kafka, case, day(3, shift=0.8)[300:] + day(4, shift=0.8)[:300])
+    with rig.running(case, run) as reports:
+        rig.wait_until(lambda: bool(reports) and reports[-1]["windows"] == 1)
+    assert len(published(kafka, case)[0]) == 2
+    actions = [line.action for line in lines_of(folder)]
+    assert actions[0] == "0 of 200 outcomes of v2"
+    assert actions[1].startswith("alert, held back by open order")
+    assert actions[2].startswith("alert, retraining ordered")
+    assert actions[3] == "nothing to do"

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from confluent_kafka import Consumer, Producer
+
+from monitoring.halves import JoinedRow, OutcomeHalf, ResultHalf, join
+from monitoring.outcomes import partition_of
+from schemas import envelope
+from schemas.flights import Outcome
+from schemas.results import Joined, Result
+from schemas.settings import KafkaSettings
+from tests.monitoring import rig
+
+ROOT = Path(__file__).parents[2]
+Records = Iterator[tuple[str, str, bytes]]
+
+
+def pairs(count: int, seed: int) -> list[tuple[Result, Outcome]]:
+    traffic = rig.traffic(seed=seed, start_ms=rig.T0_MS, rows=count, rows_a_day=1_000)
+    return [(r, outcome_of(j)) for r, j in traffic]
+
+
+def outcome_of(joined: Joined) -> Outcome:
+    return Outcome(
+        event_time_ms=joined.outcome_time_ms,
+        request_id=joined.request_id,
+        arr_delay=20.0 if joined.late else 0.0,
+        late=joined.late,
+    )
+
+
+def result_records(case: str, found: list[tuple[Result, Outcome]]) -> Records:
+    return ((f"{case}.results", r.key, r.encode()) for r, _ in found)
+
+
+def outcome_records(case: str, found: list[tuple[Result, Outcome]]) -> Records:
+    return ((f"{case}.outcomes.valid", o.key, o.encode()) for _, o in found)
+
+
+@contextmanager
+def join_process(case: str, kafka: KafkaSettings, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "tests.monitoring.outcome_process"]
+    process = subprocess.Popen(
+        [*command, case, kafka.bootstrap_servers, str(folder)],
+        cwd=ROOT,
+        stdout=(folder / "out").open("a"),
+        stderr=(folder / "log").open("a"),
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def joined_rows(kafka: KafkaSettings, case: str) -> dict[str, Joined]:
+    values = rig.read_all(kafka, f"{case}.joined")
+    rows = [Joined.model_validate_json(value) for value in values]
+    return {row.request_id: row for row in rows}
+
+
+def test_kill_and_restart_lose_nothing_and_repeats_are_harmless(
+    kafka: KafkaSettings, case: str, tmp_path: Path
+) -> None:
+    early, late = pairs(3_000, seed=1), pairs(1_000, seed=2)
+    unanswered = pairs(50, seed=3)
+    rig.produce(kafka, result_records(case, early + unanswered))
+    with join_process(case, kafka, tmp_path) as process:
+        rig.wait_until(lambda: '"results": 3' in (tmp_path / "out").read_text())
+        rig.produce(kafka, outcome_records(case, early))
+        rig.produce(kafka, outcome_records(case, late))
+        time.sleep(1.5)
+        process.kill()
+    rig.produce(kafka, result_records(case, late))
+    rig.produce(kafka, outcome_records(case, early[:200]))
+    with join_process(case, kafka, tmp_path) as process:
+        expected = {r.request_id: (r.score, o.late, o.event_time_ms) for r, o in early + late}
+        rig.wait_until(lambda: len(joined_rows(kafka, case)) >= len(expected), 60)
+        time.sleep(1.0)
+        process.terminate()
+        assert process.wait(20) == 0, (tmp_path / "log").read_text()
+    rows = joined_rows(kafka, case).values()
+    assert {r.request_id: (r.score, r.late, r.outcome_time_ms) for r in rows} == expected
+
+
+def test_only_committed_results_are_joined_and_headers_are_cloud_events(
+    kafka: KafkaSettings, case: str, tmp_path: Path
+) -> None:
+    aborted, committed = pairs(100, seed=4), pairs(100, seed=5)
+    producer = Producer(kafka.client_config(transactional_id=f"{case}-scorer"))
+    producer.init_transactions(30)
+    for found, end in (
+        (aborted, producer.abort_transaction),
+        (committed, producer.commit_transaction),
+    ):
+        producer.begin_transaction()
+        for topic, key, value in result_records(case, found):
+            producer.produce(topic, value, key)
+        producer.flush(10)
+        end(30)
+    rig.produce(kafka, outcome_records(case, aborted + committed))
+    with join_process(case, kafka, tmp_path):
+        rig.wait_until(lambda: len(joined_rows(kafka, case)) >= 100)
+        time.sleep(2.0)
+    assert joined_rows(kafka, case).keys() == {r.request_id for r, _ in committed}
+    parents = {r.request_id: r.traceparent for r, _ in committed}
+    consumer = Consumer(kafka.client_config(group_id=case, auto_offset_reset="earliest"))
+    consumer.subscribe([f"{case}.joined"])
+    message = consumer.poll(20)
+    assert message is not None
+    headers = dict(message.headers() or [])
+    key = (message.key() or b"").decode()
+    consumer.close()
+    assert headers["ce_id"] == key.encode()
+    assert headers["ce_type"] == b"headrace.joined"
+    assert (envelope.header(message, "traceparent") or "")[:35] == parents[key][:35]
+
+
+@pytest.mark.parametrize("request_id", ["a", "2013-06-01-UA-1545-EWR", "é"])
+def test_a_request_id_has_one_home(request_id: str) -> None:
+    assert partition_of(request_id) == partition_of(request_id)
+    assert partition_of(request_id) in (0, 1)
+
+
+def test_contracts_of_the_join_are_those_of_the_schemas() -> None:
+    result, outcome = pairs(1, seed=6)[0]
+    row = join(
+        msgspec.json.decode(result.encode(), type=ResultHalf),
+        msgspec.json.decode(outcome.encode(), type=OutcomeHalf),
+    )
+    assert set(JoinedRow.__struct_fields__) == set(Joined.model_fields)
+    assert Joined.model_validate_json(msgspec.json.encode(row)).score == result.score

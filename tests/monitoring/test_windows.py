@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitoring.windows import JoinedRow, Partition, ResultRow, Windows
+
+LENGTH_MS, GRACE_MS = 100, 20
+
+
+def result(time_ms: int, name: str = "r") -> ResultRow:
+    return ResultRow(time_ms, name, "scored", 0.5, "v1", "champion", 1, {"x": 1.0})
+
+
+def joined(time_ms: int, name: str = "r", *, late: bool = False) -> JoinedRow:
+    return JoinedRow(time_ms, name, "scored", 0.5, "v1", "champion", 1, late)
+
+
+def windows(closed_until_ms: int = 0, rows_max: int = 1_000, partitions: int = 1) -> Windows:
+    return Windows(
+        results=[("r", p) for p in range(partitions)],
+        joined=[("j", 0)],
+        length_ms=LENGTH_MS,
+        grace_ms=GRACE_MS,
+        rows_max=rows_max,
+        closed_until_ms=closed_until_ms,
+    )
+
+
+def test_a_window_closes_by_the_streams_clock_and_late_rows_are_counted() -> None:
+    open_windows = windows(partitions=2)
+    open_windows.add_result(("r", 0), 0, result(1_010))
+    open_windows.add_joined(("j", 0), 0, joined(1_010))
+    open_windows.add_joined(("j", 0), 1, joined(1_110, "s"))
+    open_windows.add_result(("r", 0), 1, result(1_500))
+    assert open_windows.close_ready() is None, "partition 1 may hold older rows"
+    open_windows.add_result(("r", 1), 0, result(1_119))
+    assert open_windows.close_ready() is None
+    open_windows.end(("r", 1))
+    closed = open_windows.close_ready()
+    assert closed is not None
+    assert (closed.start_ms, len(closed.results), len(closed.joined)) == (1_000, 1, 1)
+    open_windows.add_result(("r", 0), 2, result(1_050))
+    assert open_windows.late == 1
+
+
+def test_a_window_waits_for_the_join_but_not_for_ever() -> None:
+    open_windows = windows()
+    open_windows.add_result(("r", 0), 0, result(1_010))
+    open_windows.add_result(("r", 0), 1, result(1_219))
+    assert open_windows.close_ready() is None
+    open_windows.add_result(("r", 0), 2, result(1_220))
+    assert open_windows.close_ready() is not None
+
+
+def test_a_repeated_joined_row_replaces_the_one_before() -> None:
+    open_windows = windows()
+    open_windows.add_joined(("j", 0), 0, joined(1_010, late=False))
+    open_windows.add_joined(("j", 0), 1, joined(1_010, late=True))
+    open_windows.add_joined(("j", 0), 2, joined(1_300, "z"))
+    open_windows.add_result(("r", 0), 0, result(1_300))
+    closed = open_windows.close_ready()
+    assert closed is not None
+    assert [row.late for row in closed.joined.values()] == [True]
+
+
+def test_a_window_keeps_a_sample_of_its_rows_and_counts_all() -> None:
+    open_windows = windows(rows_max=10)
+    for index in range(100):
+        open_windows.add_result(("r", 0), index, result(1_000 + index, str(index)))
+    open_windows.add_result(("r", 0), 100, result(1_500))
+    closed = open_windows.close_ready()
+    assert closed is not None
+    assert (len(closed.results), closed.results_seen) == (10, 100)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60)), min_size=1, max_size=150),
+    st.data(),
+)
+def test_restarts_judge_the_same_windows(steps: list[tuple[int, int]], data: st.DataObject) -> None:
+    """Rows in near order over three partitions; a restart reads again from what was committed."""
+    logs: dict[Partition, list[ResultRow]] = {("r", p): [] for p in range(3)}
+    order: list[tuple[Partition, int]] = []
+    time_ms = 1_000
+    for index, (number, step_ms) in enumerate(steps):
+        time_ms += step_ms
+        # Out of order within the grace.
+        row = result(time_ms - (step_ms % 7), str(index))
+        logs["r", number].append(row)
+        order.append((("r", number), len(logs["r", number]) - 1))
+
+    def read(open_windows: Windows, places: list[tuple[Partition, int]]) -> dict[int, set[str]]:
+        closed = {}
+        for partition, offset in places:
+            open_windows.add_result(partition, offset, logs[partition][offset])
+            positions[partition] = offset + 1
+            while (window := open_windows.close_ready()) is not None:
+                closed[window.start_ms] = {row.request_id for row in window.results}
+                committed.update(open_windows.committable(positions))
+        return closed
+
+    positions: dict[Partition, int] = dict.fromkeys(logs, 0)
+    committed: dict[Partition, int] = dict.fromkeys(logs, 0)
+    straight = read(windows(partitions=3), order)
+
+    positions, committed = dict.fromkeys(logs, 0), dict.fromkeys(logs, 0)
+    stop_at = data.draw(st.integers(0, len(order)))
+    first = windows(partitions=3)
+    before = read(first, order[:stop_at])
+    left = [(p, o) for p, o in order if o >= committed[p]]
+    after = read(windows(first.closed_until_ms, partitions=3), left)
+    assert not before.keys() & after.keys()
+    assert before | after == straight

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from features.views import Aggregate, JoinKey, View
+from pipelines.flink_sql import SqlRefused, job, job_prefix
+from pipelines.settings import FlinkSettings
+from schemas.settings import KafkaSettings
+
+KAFKA = KafkaSettings(bootstrap_servers="127.0.0.1:9092")
+FLINK = FlinkSettings(lateness_s=3_600)
+GOLDEN = Path(__file__).parents[1] / "golden" / "levels.sql"
+
+
+def _view(
+    *, key: str = "station", column: str = "level", topic: str = "toy.readings.valid"
+) -> View:
+    return View(
+        name="levels",
+        topic=topic,
+        table="toy_readings",
+        event_id_field="event_id",
+        join_keys=(JoinKey(key), JoinKey("gate", "bigint")),
+        columns={column: "double"},
+        aggregates=(
+            Aggregate("mean_level", column, "mean", 3_600, 300),
+            Aggregate("max_level", column, "max", 3_600, 300),
+            Aggregate("std_level", column, "std", 86_400, 1_800),
+            Aggregate("first_level", column, "first", 86_400, 1_800),
+            Aggregate("last_level", column, "last", 86_400, 1_800),
+        ),
+    )
+
+
+def test_the_text_is_the_golden_one() -> None:
+    compiled = job(_view(), KAFKA, FLINK)
+    options = [f"-- {key} = {value}" for key, value in sorted(compiled.options.items())]
+    text = "\n\n".join(["\n".join(options), *compiled.tables, *compiled.inserts]) + "\n"
+    assert text == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_each_insert_has_a_sink_whose_primary_key_is_its_group_by() -> None:
+    compiled = job(_view(), KAFKA, FLINK)
+    assert len(compiled.tables) == 1 + len(compiled.inserts) == 3
+    for sink, insert in zip(compiled.tables[1:], compiled.inserts, strict=True):
+        name = sink.split("`")[1]
+        assert insert.startswith(f"INSERT INTO `{name}`")
+        assert "PRIMARY KEY (`station`, `gate`, `tile`)" in sink
+        assert "GROUP BY `station`, `gate`, CONCAT(" in insert
+        assert "'topic' = 'features.levels'" in sink
+
+
+def test_the_state_lives_as_long_as_the_longest_window_and_what_may_come_late() -> None:
+    assert job(_view(), KAFKA, FLINK).options["table.exec.state.ttl"] == "90000 s"
+
+
+def test_the_name_changes_with_the_definition_and_only_then() -> None:
+    one, same, other = (
+        job(_view(column=c), KAFKA, FLINK).name for c in ("level", "level", "depth")
+    )
+    assert one == same != other
+    assert one.startswith(job_prefix("levels"))
+    # A view whose name begins with another's is not taken for it.
+    assert not one.startswith(job_prefix("level"))
+
+
+@given(st.text(min_size=1))
+def test_a_name_is_an_identifier_or_refused(name: str) -> None:
+    plain = name.isascii() and name.isidentifier()
+    if plain and name not in {"tile", "n", "clock_ms", "source_offset", "source_partition"}:
+        assert f"`{name}`" in job(_view(key=name), KAFKA, FLINK).tables[0]
+    else:
+        with pytest.raises(SqlRefused):
+            job(_view(key=name), KAFKA, FLINK)
+
+
+@pytest.mark.parametrize("topic", ["a'b", "a b", "", "a\n"])
+def test_a_topic_that_kafka_would_not_have_is_refused(topic: str) -> None:
+    with pytest.raises(SqlRefused, match="topic"):
+        job(_view(topic=topic), KAFKA, FLINK)
+
+
+def test_credentials_are_quoted_and_in_the_tables_alone() -> None:
+    kafka = KafkaSettings(
+        security_protocol="SASL_SSL",
+        sasl_mechanism="SCRAM-SHA-512",
+        sasl_username="o'hara",
+        sasl_password=SecretStr('a"b\\c'),
+        ssl_ca_location="/etc/ca.pem",
+    )
+    compiled = job(_view(), kafka, FLINK)
+    for table in compiled.tables:
+        assert "scram.ScramLoginModule required" in table
+        assert """username="o''hara" password="a\\"b\\\\c";'""" in table
+        assert "'properties.ssl.truststore.type' = 'PEM'" in table
+    assert "hara" not in compiled.name + str(compiled.options) + str(compiled.inserts)

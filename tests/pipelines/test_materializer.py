@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from confluent_kafka import Message
+
+from features.ring import RingFormat
+from features.rings import Rings, entity_key
+from features.settings import StoreSettings
+from features.tile_row import TileRow, encode
+from features.views import Plan, View
+from pipelines import materializer
+from pipelines.materializer import Materializer
+from schemas import topics
+from schemas.worker import WorkerContext
+from tests.pipelines import toy
+from tests.pipelines.records import Record, committed, eventually, produce
+
+if TYPE_CHECKING:
+    from schemas.settings import KafkaSettings
+
+SEED = 7
+Rows = list[tuple[str, TileRow]]
+
+
+def _rows(view: View, *, entities: int = 40, tiles: int = 30) -> Rows:
+    """Each tile grows from one event to five: what a stream job upserts, in its order."""
+    return [
+        (f"s{entity}", _row(view, layout.hop_s, 5_000_000 + index, n))
+        for layout in view.layouts
+        for index in range(tiles)
+        for entity in range(entities)
+        for n in range(1, 6)
+    ]
+
+
+def _row(view: View, hop_s: int, tile: int, n: int) -> TileRow:
+    partials = tuple(float(n + i) for i, _ in enumerate(view.layout(hop_s).partials))
+    return TileRow(hop_s, tile, n, partials, tile * hop_s * 1_000 + n, n, 0)
+
+
+def _records(view: View, rows: Rows) -> list[Record]:
+    return [
+        (f"{station}/{row.hop_s}/{row.tile}", msgspec.json.encode(encode(view, (station,), row)))
+        for station, row in rows
+    ]
+
+
+def _batches(messages: list[Message], size: int) -> Iterator[list[Message]]:
+    left = iter(messages)
+    while batch := list(islice(left, size)):
+        yield batch
+
+
+def _own(stores: StoreSettings, project: str, folder: Path) -> StoreSettings:
+    """The session's Redis, under a project and a plan of the test's own."""
+    return stores.model_copy(update={"project": project, "plan_path": str(folder / "plan.json")})
+
+
+def _held(stores: StoreSettings, view: View, entities: int = 40) -> list[bytes | None]:
+    rings = Rings(stores)
+    held = rings.read(view.name, [entity_key((f"s{entity}",)) for entity in range(entities)])
+    rings.close()
+    return held
+
+
+@contextmanager
+def _running(case: str, kafka: KafkaSettings, stores: StoreSettings) -> Iterator[dict[str, object]]:
+    stop, report = threading.Event(), dict[str, object]()
+    ctx = WorkerContext(case, stop, report.update)
+    thread = threading.Thread(target=materializer.run, args=(ctx, kafka, stores))
+    thread.start()
+    try:
+        yield report
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_order_repetition_and_a_tiny_cache_change_no_ring(
+    kafka: KafkaSettings, stores: StoreSettings, tmp_path: Path
+) -> None:
+    view = toy.view("rings_order")
+    topics.create(kafka, [topics.tile_topic(view.topic_out)])
+    rows = _rows(view)
+    produce(kafka, view.topic_out, _records(view, rows))
+    messages = committed(kafka, view.topic_out)
+    assert len(messages) == len(rows)
+    chance = random.Random(SEED)
+    outcomes = []
+    for name, cache_bytes in (("in_order", 1 << 28), ("shuffled", 20_000), ("twice", 1)):
+        own = _own(stores, name, tmp_path)
+        given = list(messages) if name == "in_order" else [*messages, *messages[:5_000]]
+        if name != "in_order":
+            chance.shuffle(given)
+        subject = Materializer(Plan((view,)), Rings(own), cache_bytes)
+        for batch in _batches(given, 500):
+            subject.materialize(batch)
+        outcomes.append(_held(own, view))
+        assert Rings(own).clock() == max(row.clock_ms for _, row in rows)
+        assert subject.counters["rows"] == len(given)
+    assert None not in outcomes[0]
+    assert outcomes[0] == outcomes[1] == outcomes[2], f"seed {SEED}"
+
+
+def test_the_newest_row_of_each_tile_is_in_the_ring(
+    kafka: KafkaSettings, stores: StoreSettings, tmp_path: Path
+) -> None:
+    view = toy.view("rings_newest")
+    own = _own(stores, "newest", tmp_path)
+    topics.create(kafka, [topics.tile_topic(view.topic_out)])
+    Plan((view,)).save(own.plan_path)
+    junk: list[Record] = [("j", b"{"), ("j", b"[]"), ("j", b'{"tile": 3}'), ("j", None)]
+    rows = _rows(view, tiles=3)
+    with _running("rings_newest", kafka, own) as report:
+        produce(kafka, view.topic_out, [*junk, *_records(view, rows)])
+        eventually(lambda: report.get("rows") == len(rows) + len(junk))
+    assert report["undecodable"] == 3
+    kept = RingFormat(view)
+    records, discarded = kept.unpack(_held(own, view))
+    assert discarded == 0
+    for layout in view.layouts:
+        tiles = records[f"tile_{layout.hop_s}"]
+        counts = records[f"n_{layout.hop_s}"]
+        held = [5_000_000 + index for index in range(3)]
+        for ring in range(40):
+            present = {int(t): int(n) for t, n in zip(tiles[ring], counts[ring], strict=True)}
+            assert {tile: present[tile] for tile in held} == dict.fromkeys(held, 5)
+
+
+def test_a_lost_store_a_new_view_and_a_new_layout_are_rebuilt_from_the_topic(
+    kafka: KafkaSettings, stores: StoreSettings, tmp_path: Path
+) -> None:
+    case = "rings_rebuilt"
+    own = _own(stores, case, tmp_path)
+    first, second = toy.view(case), toy.view(f"{case}_too")
+    topics.create(kafka, [topics.tile_topic(view.topic_out) for view in (first, second)])
+    for view in (first, second):
+        produce(kafka, view.topic_out, _records(view, _rows(view, tiles=3)))
+    Plan((first,)).save(own.plan_path)
+    with _running(case, kafka, own):
+        eventually(lambda: None not in _held(own, first))
+        assert _held(own, second) == [None] * 40
+        Plan((first, second)).save(own.plan_path)
+        eventually(lambda: None not in _held(own, second))
+    before = _held(own, first)
+
+    Rings(own).delete(first.name)
+    with _running(case, kafka, own):
+        eventually(lambda: _held(own, first) == before)
+
+    # A longer window over the same tiles: every ring is of another size, and none is misread. One new row is enough
+    # to notice; the entities that fell silent are rebuilt as well.
+    longer = toy.view(case, window_s=7_200)
+    Plan((longer,)).save(own.plan_path)
+    produce(kafka, longer.topic_out, _records(longer, [("s0", _row(longer, 300, 5_000_003, 1))]))
+    kept = RingFormat(longer)
+    with _running(case, kafka, own) as report:
+        eventually(lambda: all(kept.usable(ring) for ring in _held(own, longer)))
+    assert report["undecodable"] == 0

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from features.settings import StoreSettings
+from infra.local.kafka import KafkaServer
+from pipelines import trainer
+from pipelines.settings import PipelineSettings
+from pipelines.train_process import Job
+from pipelines.trainer import OpenOrders, built_for
+from schemas import topics
+from schemas.control import Candidate, RetrainingOrder
+from schemas.control_log import ControlLog, Entry
+from schemas.manifest import folder_digest, versions
+from schemas.settings import KafkaSettings
+from schemas.worker import WorkerContext
+from tests.pipelines.january import SINCE_MS, UNTIL_MS, lake
+
+CASE = "flights"
+WAIT_S = 120.0
+WORKER = """
+import sys, threading
+from features.settings import StoreSettings
+from pipelines import trainer
+from pipelines.settings import PipelineSettings
+from schemas.settings import KafkaSettings
+from schemas.worker import WorkerContext
+kafka, stores, models = sys.argv[1:]
+trainer.run(
+    WorkerContext("flights", threading.Event(), lambda counters: print(dict(counters), flush=True)),
+    KafkaSettings.model_validate_json(kafka),
+    StoreSettings.model_validate_json(stores),
+    PipelineSettings(),
+    models,
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def broker(jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
+    """A broker of this file's own: the control topics are its state."""
+    with KafkaServer(tmp_path_factory.mktemp("kafka"), jars / "kafka") as server:
+        kafka = KafkaSettings(bootstrap_servers=server.bootstrap_servers)
+        topics.create(kafka, topics.CONTROL_TOPICS)
+        yield kafka
+
+
+@pytest.fixture(scope="module")
+def january(tmp_path_factory: pytest.TempPathFactory) -> StoreSettings:
+    return lake(tmp_path_factory.mktemp("january"))
+
+
+def order(name: str, since_ms: int = SINCE_MS, until_ms: int = UNTIL_MS) -> RetrainingOrder:
+    return RetrainingOrder(
+        event_id=f"order-{name}",
+        event_time_ms=UNTIL_MS,
+        case=CASE,
+        decided_at_ms=1,
+        alert_id=f"alert-{name}",
+        since_ms=since_ms,
+        until_ms=until_ms,
+        reason="test",
+    )
+
+
+def candidate(name: str) -> Candidate:
+    return Candidate(
+        event_id=f"candidate-{name}",
+        event_time_ms=UNTIL_MS,
+        case=CASE,
+        decided_at_ms=1,
+        order_id=f"order-{name}",
+        model=CASE,
+        version=None,
+        folder=None,
+        digest=None,
+    )
+
+
+def publish(kafka: KafkaSettings, *events: RetrainingOrder) -> None:
+    with ControlLog(kafka, CASE, (), "test.orders") as log:
+        log.publish(*events)
+
+
+def answers(kafka: KafkaSettings, name: str) -> list[Candidate]:
+    with ControlLog(kafka, CASE, ("control.candidates",)) as log:
+        found = [e.event for e in log.read_all()]
+    return [c for c in found if isinstance(c, Candidate) and c.order_id == f"order-{name}"]
+
+
+def await_answer(kafka: KafkaSettings, name: str) -> Candidate:
+    deadline = time.monotonic() + WAIT_S
+    while not (found := answers(kafka, name)):
+        assert time.monotonic() < deadline, f"no candidate for {name}"
+        time.sleep(0.2)
+    return found[0]
+
+
+class Running:
+    """The worker in a thread; `said` is what it reported."""
+
+    def __init__(self, kafka: KafkaSettings, stores: StoreSettings, models: Path) -> None:
+        self.said: list[str] = []
+        self.stop = threading.Event()
+        context = WorkerContext(CASE, self.stop, lambda c: self.said.append(str(c["training"])))
+        arguments = (context, kafka, stores, PipelineSettings(), str(models))
+        self._thread = threading.Thread(target=trainer.run, args=arguments)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+
+events = st.lists(
+    st.one_of(st.sampled_from("abc").map(order), st.sampled_from("abc").map(candidate)),
+    max_size=12,
+)
+
+
+@given(events)
+def test_open_is_what_was_ordered_and_not_answered(
+    said: list[RetrainingOrder | Candidate],
+) -> None:
+    orders = OpenOrders()
+    for event in said:
+        orders.fold([Entry(event, 0)])
+    ordered = {e.event_id for e in said if isinstance(e, RetrainingOrder)}
+    answered = {e.order_id for e in said if isinstance(e, Candidate)}
+    assert orders.count == len(ordered - answered)
+    first = orders.first()
+    assert (first is None) == (not ordered - answered)
+    assert first is None or first.event_id in ordered - answered
+
+
+def test_an_order_becomes_a_candidate_once(
+    broker: KafkaSettings, january: StoreSettings, tmp_path: Path
+) -> None:
+    publish(broker, order("plain"))
+    with Running(broker, january, tmp_path) as worker:
+        made = await_answer(broker, "plain")
+    folder = tmp_path / "flights" / "v0001"
+    assert (made.version, made.folder, made.error) == ("v0001", str(folder), None)
+    assert made.digest == folder_digest(folder)
+    assert made.metrics["auc"] > 0.7
+    assert any("fitting" in said for said in worker.said)
+    publish(broker, order("plain"))
+    with Running(broker, january, tmp_path):
+        time.sleep(2)
+    assert len(answers(broker, "plain")) == 1
+    assert versions(tmp_path, "flights") == ["v0001"]
+
+
+def test_an_order_on_nothing_is_answered_with_the_reason(
+    broker: KafkaSettings, january: StoreSettings, tmp_path: Path
+) -> None:
+    publish(broker, order("nothing", until_ms=SINCE_MS + 1))
+    with Running(broker, january, tmp_path):
+        made = await_answer(broker, "nothing")
+    assert made.version is None
+    assert "there are none" in str(made.error)
+    assert not list(tmp_path.glob("flights/*"))
+
+
+def test_a_version_that_was_finished_before_the_crash_is_published_not_trained_again(
+    broker: KafkaSettings, january: StoreSettings, tmp_path: Path
+) -> None:
+    job = Job(
+        case=CASE,
+        stores=january,
+        models_dir=str(tmp_path),
+        since_ms=SINCE_MS,
+        until_ms=UNTIL_MS,
+        order_id="order-finished",
+    )
+    context = WorkerContext(CASE, threading.Event(), lambda _: None)
+    assert trainer.train(job, PipelineSettings(), context) == ("v0001", None)
+    publish(broker, order("finished"))
+    with Running(broker, january, tmp_path) as worker:
+        assert await_answer(broker, "finished").version == "v0001"
+    assert not any(worker.said)
+    assert built_for(tmp_path, "flights", "order-other") is None
+
+
+def test_a_killed_worker_leaves_no_process_and_its_order_is_answered_after(
+    broker: KafkaSettings, january: StoreSettings, tmp_path: Path
+) -> None:
+    arguments = [broker.model_dump_json(), january.model_dump_json(), str(tmp_path)]
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    publish(broker, order("killed"))
+    assert worker.stdout is not None
+    for line in worker.stdout:
+        if "as of each request" in line:
+            break
+    children = psutil.Process(worker.pid).children()
+    assert [child.nice() for child in children] == [10]
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    worker.stdout.close()
+    _gone, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    assert answers(broker, "killed") == []
+    with Running(broker, january, tmp_path):
+        assert await_answer(broker, "killed").version is not None
+    assert len(versions(tmp_path, "flights")) == 1
+
+
+def test_a_training_that_takes_too_long_is_given_up(january: StoreSettings, tmp_path: Path) -> None:
+    job = Job(
+        case=CASE,
+        stores=january,
+        models_dir=str(tmp_path),
+        since_ms=SINCE_MS,
+        until_ms=UNTIL_MS,
+    )
+    context = WorkerContext(CASE, threading.Event(), lambda _: None)
+    version, error = trainer.train(job, PipelineSettings(training_timeout_s=0.1), context)
+    assert version is None
+    assert "not done after" in str(error)
+
+
+def test_a_stopped_worker_leaves_its_order_open(
+    broker: KafkaSettings, january: StoreSettings, tmp_path: Path
+) -> None:
+    publish(broker, order("stopped"))
+    with Running(broker, january, tmp_path) as worker:
+        deadline = time.monotonic() + WAIT_S
+        while not any(worker.said):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert answers(broker, "stopped") == []

@@ -1,0 +1,34 @@
+"""`python -m tests.pipelines.worker_process NAME CASE SECTION…`: a worker, until SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib import import_module
+from threading import Event
+
+from pydantic import BaseModel
+
+from features.settings import StoreSettings
+from pipelines.settings import PipelineSettings
+from schemas.settings import KafkaSettings
+from schemas.worker import WorkerContext
+from tests.pipelines import toy
+
+SECTIONS: tuple[type[BaseModel], ...] = (KafkaSettings, StoreSettings, PipelineSettings)
+
+
+def main() -> None:
+    name, case, *sections = sys.argv[1:]
+    toy.register(case)
+    stop = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    given = [
+        model.model_validate_json(text) for model, text in zip(SECTIONS, sections, strict=False)
+    ]
+    context = WorkerContext(case, stop, lambda _: None)
+    import_module(f"pipelines.{name}").run(context, *given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from confluent_kafka import Producer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.settings import KafkaSettings
+from schemas.topics import Topic, create
+from serving.recent import Recent, answered
+
+ids = st.lists(st.integers(0, 30).map(str))
+
+
+@given(ids, st.integers(0, 10))
+def test_the_newest_ids_are_known_and_no_more_than_the_capacity(
+    added: list[str], capacity: int
+) -> None:
+    recent = Recent(capacity)
+    for request_id in added:
+        recent.add(0, [request_id])
+
+    newest = list(dict.fromkeys(reversed(added)))[:capacity]
+    assert {i for i in set(added) if (0, i) in recent} == set(newest)
+
+
+@given(ids, ids)
+def test_partitions_are_apart_and_replaced_whole(before: list[str], after: list[str]) -> None:
+    recent = Recent(1_000)
+    recent.add(0, before)
+    recent.add(1, before)
+    recent.replace(0, after)
+
+    assert all(((0, i) in recent) == (i in after) for i in [*before, *after])
+    assert all((1, i) in recent for i in before)
+
+
+def test_the_tail_of_the_results_is_read_back_without_what_was_aborted(
+    kafka: KafkaSettings,
+) -> None:
+    topic = "recent.results"
+    create(kafka, [Topic(topic, None, "none", 2)])
+    producer = Producer(kafka.client_config(transactional_id="recent"))
+    producer.init_transactions(20)
+    for batch in range(4):
+        producer.begin_transaction()
+        for n in range(10):
+            headers: list[tuple[str, str | bytes | None]] = [("ce_id", f"{batch}-{n}")]
+            producer.produce(topic, value=b"x", partition=0, headers=headers)
+        if batch == 2:
+            producer.flush()
+            producer.abort_transaction()
+        else:
+            producer.commit_transaction()
+
+    found = answered(kafka, topic, [0, 1], capacity=1_000)
+    assert found == {0: [f"{b}-{n}" for b in (0, 1, 3) for n in range(10)], 1: []}
+
+    # A capacity counts offsets, of which markers and aborted records take their share.
+    assert answered(kafka, topic, [0], capacity=6)[0] == [f"3-{n}" for n in range(5, 10)]
