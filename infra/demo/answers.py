@@ -115,7 +115,9 @@ class Answers:
         try:
             consumer.assign(self._beginnings(consumer))
             while not self._stop.is_set():
-                for message in consumer.consume(BATCH, 0.02):
+                # consume(n, timeout) waits its timeout out for n records, so the first is awaited alone.
+                first = consumer.consume(1, 0.05)
+                for message in first + consumer.consume(BATCH, 0) if first else ():
                     if not message.error():
                         self._take(message)
                 with self._changed:

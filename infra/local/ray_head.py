@@ -15,8 +15,10 @@ from infra import atomic_file
 from infra.local import process
 from infra.local.engine import Engine
 
-# Ray puts sockets under `<temp>/session_<date>_<pid>/sockets/plasma_store`; a socket's path holds at most 107 bytes.
-_SESSION_CHARACTERS = 64
+# Ray puts sockets under `<temp>/session_<date>_<pid>/sockets/`, 53 characters with a pid of seven digits, and names them
+# after its dashboard's modules (`dash_…Head`), for which 33 more are left. A socket's path holds at most 107 bytes;
+# one too long does not stop the raylet, but the dashboard, after it had said that it was up.
+_SESSION_CHARACTERS = 53 + 33
 _SOCKET_PATH_MAX = 107
 
 
