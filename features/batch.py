@@ -131,7 +131,9 @@ def view_events(
         return source[view.table]
     reach_ms = max((a.window_s + a.hop_s) * 1000 for a in view.aggregates)
     bounds = pc.min_max(as_of_ms).as_py() if len(as_of_ms) else {"min": 0, "max": 0}
-    columns = dict.fromkeys([*view.columns, "event_time_ms", "ingest_ms", "kafka_partition"])
+    columns = dict.fromkeys(
+        [*view.columns, "event_time_ms", "ingest_ms", "kafka_partition", "kafka_offset"]
+    )
     return source.scan(
         view.table,
         snapshot_id=(snapshots or {}).get(view.table),

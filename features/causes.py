@@ -29,7 +29,7 @@ CAUSES: tuple[Cause, ...] = (
     "definition",
     "unexplained",
 )
-NO_PARTITION = -1
+NO_COORDINATE = -1
 # Each is one more search of a value that is unexplained so far; a ring that is overtaken is so by a few events.
 CONTESTED_MAX = 32
 
@@ -86,7 +86,8 @@ class EventIndex:
         identity = np.array(events[view.event_id_field].to_pylist(), dtype=str)
         order = np.lexsort((identity, ts, code)) if len(ts) else np.array([], dtype=np.int64)
         self.ts, self.seen = ts[order], _ints(events, "ingest_ms")[order]
-        self.partition = _partitions(events)[order]
+        self.partition = _coordinate(events, "kafka_partition")[order]
+        self.offset = _coordinate(events, "kafka_offset")[order]
         self.columns = {
             name: _floats(events, name, kind)[order] for name, kind in view.columns.items()
         }
@@ -138,6 +139,8 @@ class Window:
                 ts // hop_ms, index.ts[later][arrived] // hop_ms, layout.tiles
             )
         held = np.flatnonzero((seen <= read.read_at_ms) & ~self.overwritten)
+        # Events of one transaction share a millisecond: within a partition their offsets say which came first.
+        held = held[np.lexsort((index.offset[self.found][held], seen[held]))]
         self.arrivals = _arrivals(held, seen[held], index.partition[self.found][held], surely_ms)
         self.due = ts <= read.as_of_ms
         self.behind = ts + hop_ms < read.clock_ms
@@ -189,16 +192,15 @@ def _visible(
 
 
 def _arrivals(held: Ints, seen: Ints, partition: Ints, surely_ms: int) -> list[Arrivals]:
-    """The window's events by source partition, one or two lists.
+    """The window's events, given in order of arrival, by source partition: one or two lists.
 
     Prefixes of three and more partitions multiply beyond use; those share one order of arrival.
     """
-    order = np.argsort(seen, kind="stable")
-    named = partition[order]
-    parts = [order]
-    if len(order) and (named != named[0]).any():
-        one, *others = np.unique(named)
-        parts = [order[named == one], order[named != one]] if len(others) == 1 else [order]
+    parts = [np.arange(len(held))]
+    if len(held) and (partition != partition[0]).any():
+        one, *others = np.unique(partition)
+        if len(others) == 1:
+            parts = [np.flatnonzero(partition == one), np.flatnonzero(partition != one)]
     return [
         Arrivals(held[part], int(np.searchsorted(seen[part], surely_ms, "right"))) for part in parts
     ]
@@ -254,10 +256,11 @@ def _ints(events: pa.Table, name: str) -> Ints:
     return column
 
 
-def _partitions(events: pa.Table) -> Ints:
-    if "kafka_partition" not in events.column_names:
-        return np.full(len(events), NO_PARTITION)
-    column: Ints = events["kafka_partition"].fill_null(NO_PARTITION).to_numpy().astype(np.int64)
+def _coordinate(events: pa.Table, name: str) -> Ints:
+    """A Kafka coordinate; history that never went through Kafka has none."""
+    if name not in events.column_names:
+        return np.full(len(events), NO_COORDINATE)
+    column: Ints = events[name].fill_null(NO_COORDINATE).to_numpy().astype(np.int64)
     return column
 
 

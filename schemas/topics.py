@@ -117,8 +117,12 @@ CONTROL_TOPICS = (
 )
 
 
-def tile_topic(name: str, partitions: int = 2) -> Topic:
-    """The topic of a feature view's tiles: upserts, compacted."""
+def tile_topic(name: str, partitions: int = 1) -> Topic:
+    """The topic of a feature view's tiles: upserts, compacted.
+
+    One partition: its key names the tile, so with more the tiles of one entity would overtake each other, and a
+    reader could see an event without those before it.
+    """
     return Topic(name, None, "join keys and tile", partitions, compacted=True, stage="tiles")
 
 
