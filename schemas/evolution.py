@@ -50,7 +50,9 @@ def schema_of(contract: type[Event]) -> Schema:
 
 def fingerprint(contract: type[Event]) -> str:
     """Sha256 over what a contract accepts, as a model's manifest records it; prose may be reworded."""
-    return hashlib.sha256(json.dumps(_without_prose(schema_of(contract)), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(_without_prose(schema_of(contract)), sort_keys=True).encode()
+    ).hexdigest()
 
 
 def export(case: str, folder: Path = RELEASED) -> list[Path]:
@@ -129,7 +131,9 @@ def _without_prose(node: Any) -> Any:  # noqa: ANN401 - any JSON
         return node
     return {
         # The keys below `properties` are fields, one of which may well be called `title`.
-        name: {f: _without_prose(v) for f, v in value.items()} if name == "properties" else _without_prose(value)
+        name: {f: _without_prose(v) for f, v in value.items()}
+        if name == "properties"
+        else _without_prose(value)
         for name, value in node.items()
         if name not in ("title", "description")
     }

@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
         "value": pa.float64(),
         "ingest_ms": pa.int64(),
         "kafka_partition": pa.int32(),
+        "kafka_offset": pa.int64(),
     }
 )
 
@@ -65,6 +66,7 @@ def event_logs(draw: st.DrawFn, most: int = 40) -> list[dict[str, Any]]:
             "value": value,
             "ingest_ms": START_MS + SPAN_MS + position,
             "kafka_partition": partition,
+            "kafka_offset": position,
         }
         for position, (at, sensor, value, partition) in enumerate(drawn)
     ]
@@ -79,6 +81,7 @@ def event(at_ms: int, value: float | None, **fields: Any) -> dict[str, Any]:
         "value": value,
         "ingest_ms": START_MS + at_ms,
         "kafka_partition": 0,
+        "kafka_offset": at_ms,
     }
     return defaults | fields
 

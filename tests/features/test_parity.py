@@ -75,6 +75,17 @@ def test_an_event_under_way_at_the_read_is_in_flight() -> None:
     assert causes(report) == {"in_flight"}
 
 
+def test_offsets_order_what_arrived_in_one_millisecond() -> None:
+    """The later event came first in the topic, so a reader may see it without the earlier one."""
+    minutes = (68.2, 68.4)
+    earlier, later = (event(int(m * MINUTE_MS), 10.0 * m, ingest_ms=AS_OF) for m in minutes)
+    log = [*LOG[:-1], {**earlier, "kafka_offset": 10**7 + 1}, {**later, "kafka_offset": 10**7}]
+    shown = [*LOG[:-1], later]
+    report = checked([served_row(seen_by(shown, AS_OF), AS_OF, AS_OF + 100)], log)
+    assert causes(report) <= {"in_flight", "late"}
+    assert report.equal < report.compared
+
+
 def test_an_event_older_than_the_budget_is_no_excuse() -> None:
     served = served_row(seen_by(LOG[:-1], AS_OF), AS_OF, AS_OF + 20_000)
     assert causes(checked([served], LOG)) == {"unexplained"}
