@@ -30,8 +30,8 @@ test: .venv/.ready jars ## every test: unit, property, behaviour on real engines
 check: lint types imports test ## exactly what CI runs: lint, types, import rules, tests
 
 .PHONY: bench
-bench: .venv/.ready jars ## the benchmarks under tests/benchmarks, with their numbers
-	$(BIN)/python -m pytest tests/benchmarks -s -q $(ARGS)
+bench: .venv/.ready jars ## the benchmarks under tests/benchmarks; writes benchmarks/results.json
+	$(BIN)/python -m pytest tests/benchmarks -o python_files="bench_*.py" -s -q $(ARGS)
 
 .PHONY: up
 up: .venv/.ready jars ## start the local stack
