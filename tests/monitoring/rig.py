@@ -265,7 +265,7 @@ def running(case: str, run: Callable[[WorkerContext], None]) -> Iterator[Reports
     assert not thread.is_alive()
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 40.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come about in time"

@@ -84,7 +84,7 @@ def test_kill_and_restart_lose_nothing_and_repeats_are_harmless(
     rig.produce(kafka, outcome_records(case, early[:200]))
     with join_process(case, kafka, tmp_path) as process:
         expected = {r.request_id: (r.score, o.late, o.event_time_ms) for r, o in early + late}
-        rig.wait_until(lambda: len(joined_rows(kafka, case)) >= len(expected), 60)
+        rig.wait_until(lambda: len(joined_rows(kafka, case)) >= len(expected), 200)
         time.sleep(1.0)
         process.terminate()
         assert process.wait(20) == 0, (tmp_path / "log").read_text()

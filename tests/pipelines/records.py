@@ -58,7 +58,7 @@ def committed(kafka: KafkaSettings, *topics: str) -> list[Message]:
     return found
 
 
-def eventually(condition: Callable[[], bool], *, within_s: float = 30.0) -> None:
+def eventually(condition: Callable[[], bool], *, within_s: float = 120.0) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_s} s"
