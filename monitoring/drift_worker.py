@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 import structlog
 
 from monitoring import reference as references
-from monitoring.control_log import ControlLog
-from monitoring.control_producer import ControlProducer
 from monitoring.event_reader import EventReader
 from monitoring.judgement import SCORE, Judgement, champion_scores, input_columns, judge
 from monitoring.loop import Decision, Loop, alert_id, order_id
@@ -26,6 +24,7 @@ from monitoring.reports import ReportTask, ReportWriter
 from monitoring.windows import ResultRow, Window, Windows
 from schemas import usecase
 from schemas.control import Alert, Candidate, ControlEvent, Release, RetrainingOrder, Verdict
+from schemas.control_log import CONTRACTS, ControlLog
 
 if TYPE_CHECKING:
     from monitoring.policy import Policy
@@ -47,25 +46,24 @@ def run(
     """Judge windows until `ctx.stop` is set. The topics of the use case must exist.
 
     Raises:
-        KafkaException: The broker is out of reach, or another drift worker of this use case has taken over.
+        ControlLogUnavailable: The broker is out of reach, or another drift worker of this use case has taken over.
+        KafkaException: Results and joined rows cannot be read.
     """
     writer = ReportWriter()
     with (
-        ControlLog(kafka, ctx.case) as control,
+        ControlLog(kafka, ctx.case, tuple(CONTRACTS), writer=f"{ctx.case}-drift") as control,
         EventReader(kafka, ctx.case, f"{ctx.case}-drift") as events,
     ):
-        # Fencing first: whatever a predecessor left half done is aborted before the control topics are read.
-        producer = ControlProducer(kafka, case=ctx.case, role="drift")
         try:
             worker = DriftWorker(
                 ctx.case,
-                producer=producer,
+                control=control,
                 reports=Reports(Path(monitoring.reports_dir) / ctx.case, ctx.case, writer),
                 models_dir=Path(models_dir),
                 windows=_windows(ctx.case, events),
             )
-            for event in control.catch_up():
-                worker.observe(event)
+            for entry in control.read_all():
+                worker.observe(entry.event)
             _serve(ctx, control, events, worker)
         finally:
             writer.stop(REPORTS_STOP_S)
@@ -83,8 +81,8 @@ def _serve(
                 worker.windows.add_result(partition, offset, row)
             else:
                 worker.windows.add_joined(partition, offset, row)
-        for event in control.poll():
-            worker.observe(event)
+        for entry in control.poll(0):
+            worker.observe(entry.event)
         while (window := worker.windows.close_ready()) is not None:
             worker.close(window)
             events.commit(
@@ -169,7 +167,7 @@ class DriftWorker:
         self,
         case: str,
         *,
-        producer: ControlProducer,
+        control: ControlLog,
         reports: Reports,
         models_dir: Path,
         windows: Windows,
@@ -178,7 +176,7 @@ class DriftWorker:
         self._policy: Policy = usecase.load("monitoring", case).POLICY
         inputs = usecase.load("schemas", case).INPUTS
         self._categorical = frozenset(i.name for i in inputs if i.categories is not None)
-        self._producer = producer
+        self._control = control
         self._reports = reports
         self._models_dir = models_dir
         self._loop = Loop(self._policy.loop)
@@ -254,7 +252,7 @@ class DriftWorker:
         if decision.repeated:
             return _action(alert, decision)
         events = self._events(alert, decision, now_ms)
-        self._producer.publish(*events)
+        self._control.publish(*events)
         for event in events:
             self.observe(event)
         self._counts["orders"] += decision.acts

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from monitoring.control_log import ControlLog
-from monitoring.control_producer import ControlProducer
 from monitoring.event_reader import EventReader
 from monitoring.guard import Ruling, Trial
 from monitoring.windows import JoinedRow, ResultRow
 from schemas import usecase
 from schemas.control import ControlEvent, Release, Verdict, VerdictKind
+from schemas.control_log import CONTRACTS, ControlLog
 
 if TYPE_CHECKING:
     from monitoring.policy import Policy
@@ -37,16 +36,16 @@ def run(ctx: WorkerContext, kafka: KafkaSettings, monitoring: MonitoringSettings
     """Judge canaries until `ctx.stop` is set. The topics of the use case must exist.
 
     Raises:
-        KafkaException: The broker is out of reach, or another guard of this use case has taken over.
+        ControlLogUnavailable: The broker is out of reach, or another guard of this use case has taken over.
+        KafkaException: Results and joined rows cannot be read.
     """
     with (
-        ControlLog(kafka, ctx.case) as control,
+        ControlLog(kafka, ctx.case, tuple(CONTRACTS), writer=f"{ctx.case}-guard") as control,
         EventReader(kafka, ctx.case, f"{ctx.case}-guard") as events,
     ):
-        producer = ControlProducer(kafka, case=ctx.case, role="guard")
-        guard = GuardWorker(ctx.case, producer)
-        for event in control.catch_up():
-            guard.observe(event)
+        guard = GuardWorker(ctx.case, control)
+        for entry in control.read_all():
+            guard.observe(entry.event)
         _serve(ctx, control, events, guard)
 
 
@@ -57,8 +56,8 @@ def _serve(
     while not ctx.stop.is_set():
         rows = [row for _, _, row in events.read(READ_WAIT_S) if row is not None]
         # Control after events: the release behind a row was published before the row was scored.
-        for event in control.poll():
-            guard.observe(event)
+        for entry in control.poll(0):
+            guard.observe(entry.event)
         for row in rows:
             guard.add(row)
         guard.look()
@@ -72,10 +71,10 @@ def _serve(
 class GuardWorker:
     """The trial of the current release, and the verdicts there have been."""
 
-    def __init__(self, case: str, producer: ControlProducer) -> None:
+    def __init__(self, case: str, control: ControlLog) -> None:
         self._case = case
         self._policy: Policy = usecase.load("monitoring", case).POLICY
-        self._producer = producer
+        self._control = control
         self._release: Release | None = None
         self._trial: Trial | None = None
         self._judged: set[str] = set()
@@ -125,7 +124,7 @@ class GuardWorker:
         if ruling is None:
             return
         verdict = self._verdict(trial, ruling)
-        self._producer.publish(verdict)
+        self._control.publish(verdict)
         self.observe(verdict)
         self._counts["verdicts"] += 1
         log.info(

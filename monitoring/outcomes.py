@@ -10,8 +10,8 @@ Both sides go through one topic of the app's own, because they are not co-partit
 have other partitions, and outcomes were partitioned by librdkafka's hash, not by this app's.
 
 Delivery is at least once and every effect is an upsert by request id, so repeats change nothing. A source offset is
-acknowledged only after the broker has acknowledged what followed from it, changelog included: Faust alone would let an
-offset be committed while a changelog record is still in its buffer. (Its `exactly_once` loses joins: faust#323, #517.)
+acknowledged only after the broker has acknowledged what followed from it – the joined rows first, the changelog after
+them: Faust alone would let an offset be committed while a changelog record is still in its buffer. (Its `exactly_once` loses joins: faust#323, #517.)
 """
 
 from __future__ import annotations
@@ -215,18 +215,22 @@ class OutcomeJoin:
     async def _join(self, stream: Any) -> None:  # noqa: ANN401
         decode = msgspec.json.Decoder(Forwarded).decode
         async for events in stream.take_events(BATCH_ROWS_MAX, within=BATCH_WAIT_S):
-            deliveries: list[Awaitable[Any] | None] = []
+            joined: list[Awaitable[Any] | None] = []
+            changes: list[tuple[int, Change]] = []
             for event in events:
+                partition = event.message.partition
                 forwarded = decode(event.message.value)
-                waiting = self._waiting_at(event.message.partition)
-                pair, changes = waiting.offer(forwarded.origin, forwarded.half)
-                deliveries += [self._log_change(event.message.partition, c) for c in changes]
+                pair, changed = self._waiting_at(partition).offer(forwarded.origin, forwarded.half)
+                changes += [(partition, change) for change in changed]
                 if pair is not None:
-                    deliveries.append(await self._publish(pair))
+                    joined.append(await self._publish(pair))
                     self._counters.joined += 1
             for partition, waiting in self._waiting.items():
-                deliveries += [self._log_change(partition, change) for change in waiting.evict()]
-            await _delivered(deliveries)
+                changes += [(partition, change) for change in waiting.evict()]
+            # A half may be forgotten only when its joined row is safe: killed between the two, the other half comes
+            # again and must find it.
+            await _delivered(joined)
+            await _delivered([self._log_change(partition, change) for partition, change in changes])
 
     def _waiting_at(self, partition: int) -> WaitingHalves:
         if partition not in self._waiting:

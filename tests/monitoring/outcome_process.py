@@ -1,21 +1,49 @@
-"""The outcome join in a process of its own, to be killed: `outcome_process.py <case> <bootstrap> <folder>`."""
+"""The outcome join in a process of its own, to be killed: `outcome_process.py <case> <bootstrap> <folder> [fault]`.
+
+`fault` = `die-forgetting`: joined rows take a second to leave, and the process kills itself (SIGKILL) as soon as the
+broker has one tombstone of a waiting half.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
+from typing import Any
 
 from monitoring import outcomes
+from monitoring.halves import Change, Pair
 from monitoring.settings import MonitoringSettings
 from schemas.settings import KafkaSettings
 from schemas.worker import WorkerContext
 from tests.monitoring import rig
 
+
+class DieForgetting(outcomes.OutcomeJoin):
+    """The join with a slow way out and a kill at the worst moment."""
+
+    async def _publish(self, pair: Pair) -> Awaitable[Any]:
+        async def later() -> None:
+            await asyncio.sleep(1.0)
+            await (await super(DieForgetting, self)._publish(pair))
+
+        return asyncio.create_task(later())
+
+    def _log_change(self, partition: int, change: Change) -> Awaitable[Any]:
+        delivery = asyncio.ensure_future(super()._log_change(partition, change))
+        if change[1] is None:
+            delivery.add_done_callback(lambda _: os.kill(os.getpid(), signal.SIGKILL))
+        return delivery
+
+
 if __name__ == "__main__":
-    case, bootstrap, folder = sys.argv[1:]
+    case, bootstrap, folder, *fault = sys.argv[1:]
+    if fault == ["die-forgetting"]:
+        outcomes.OutcomeJoin = DieForgetting  # type: ignore[misc]
     rig.register(case)
     stop = threading.Event()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -46,10 +47,12 @@ def outcome_records(case: str, found: list[tuple[Result, Outcome]]) -> Records:
 
 
 @contextmanager
-def join_process(case: str, kafka: KafkaSettings, folder: Path) -> Iterator[subprocess.Popen[str]]:
+def join_process(
+    case: str, kafka: KafkaSettings, folder: Path, *fault: str
+) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "tests.monitoring.outcome_process"]
     process = subprocess.Popen(
-        [*command, case, kafka.bootstrap_servers, str(folder)],
+        [*command, case, kafka.bootstrap_servers, str(folder), *fault],
         cwd=ROOT,
         stdout=(folder / "out").open("a"),
         stderr=(folder / "log").open("a"),
@@ -84,12 +87,28 @@ def test_kill_and_restart_lose_nothing_and_repeats_are_harmless(
     rig.produce(kafka, outcome_records(case, early[:200]))
     with join_process(case, kafka, tmp_path) as process:
         expected = {r.request_id: (r.score, o.late, o.event_time_ms) for r, o in early + late}
-        rig.wait_until(lambda: len(joined_rows(kafka, case)) >= len(expected), 200)
+        rig.wait_until(lambda: len(joined_rows(kafka, case)) >= len(expected))
         time.sleep(1.0)
         process.terminate()
         assert process.wait(20) == 0, (tmp_path / "log").read_text()
     rows = joined_rows(kafka, case).values()
     assert {r.request_id: (r.score, r.late, r.outcome_time_ms) for r in rows} == expected
+
+
+def test_a_half_is_forgotten_only_after_its_joined_row_is_safe(
+    kafka: KafkaSettings, case: str, tmp_path: Path
+) -> None:
+    found = pairs(200, seed=7)
+    rig.produce(kafka, result_records(case, found))
+    with join_process(case, kafka, tmp_path) as process:
+        rig.wait_until(lambda: '"waiting": 200' in (tmp_path / "out").read_text())
+        process.terminate()
+        assert process.wait(20) == 0, (tmp_path / "log").read_text()
+    rig.produce(kafka, outcome_records(case, found))
+    with join_process(case, kafka, tmp_path, "die-forgetting") as process:
+        assert process.wait(120) == -signal.SIGKILL, (tmp_path / "log").read_text()
+    with join_process(case, kafka, tmp_path):
+        rig.wait_until(lambda: len(joined_rows(kafka, case)) >= len(found))
 
 
 def test_only_committed_results_are_joined_and_headers_are_cloud_events(
