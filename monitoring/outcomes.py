@@ -3,15 +3,15 @@
 ```
 results (key: entity) ──┐ forward                                  ┌─► joined (key: request_id)
                         ├────────► <app>-halves (key: request_id) ─┤
-outcomes.valid ─────────┘           2 partitions                   └─► table of waiting halves (+ changelog)
+outcomes.valid ─────────┘           2 partitions                   └─► <app>-waiting (key: request_id, compacted)
 ```
 
 Both sides go through one topic of the app's own, because they are not co-partitioned: results are keyed by entity and
 have other partitions, and outcomes were partitioned by librdkafka's hash, not by this app's.
 
 Delivery is at least once and every effect is an upsert by request id, so repeats change nothing. A source offset is
-acknowledged only after the broker has acknowledged what followed from it – the joined rows first, the changelog after
-them: Faust alone would let an offset be committed while a changelog record is still in its buffer. (Its `exactly_once` loses joins: faust#323, #517.)
+acknowledged only after the broker has acknowledged what followed from it – the joined rows first, the changes of what
+waits after them. (Its `exactly_once` loses joins: faust#323, #517.)
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from monitoring.half_log import HalfLog
 from monitoring.halves import (
     OUTCOME,
     RESULT,
@@ -71,7 +72,7 @@ def run(ctx: WorkerContext, kafka: KafkaSettings, monitoring: MonitoringSettings
 
 async def _serve(ctx: WorkerContext, kafka: KafkaSettings, monitoring: MonitoringSettings) -> None:
     app = new_app(ctx.case, kafka, monitoring)
-    outcome_join = OutcomeJoin(app, ctx.case, monitoring)
+    outcome_join = OutcomeJoin(app, ctx.case, kafka, monitoring)
     await app.start()
     try:
         while not ctx.stop.is_set() and not app.should_stop:
@@ -109,7 +110,6 @@ def new_app(case: str, kafka: KafkaSettings, monitoring: MonitoringSettings) -> 
         processing_guarantee="at_least_once",
         producer_acks=-1,
         producer_linger=0.005,
-        store="memory://",
         stream_wait_empty=False,
         topic_disable_leader=True,
         topic_partitions=PARTITIONS,
@@ -137,7 +137,7 @@ def credentials(kafka: KafkaSettings) -> Any:  # noqa: ANN401
 
 
 def partition_of(request_id: str) -> int:
-    """The partition of the app's own topics, the table's changelog included, where this id is at home."""
+    """The partition of the app's own topics where this id is at home."""
     return zlib.crc32(request_id.encode()) % PARTITIONS
 
 
@@ -154,7 +154,13 @@ class Counters:
 class OutcomeJoin:
     """The app's three agents and what they share."""
 
-    def __init__(self, app: Any, case: str, monitoring: MonitoringSettings) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        app: Any,  # noqa: ANN401
+        case: str,
+        kafka: KafkaSettings,
+        monitoring: MonitoringSettings,
+    ) -> None:
         self._app = app
         self._monitoring = monitoring
         self._source = f"headrace/{case}/outcomes"
@@ -165,7 +171,15 @@ class OutcomeJoin:
         self._partitions = {RESULT: results.partitions, OUTCOME: outcomes.partitions}
         self._halves = app.topic(f"{app.conf.id}-halves", internal=True, **_raw(PARTITIONS))
         self._joined = app.topic(f"{case}.joined", **_raw())
-        self._table = app.Table("waiting", partitions=PARTITIONS, key_type=bytes, value_type=bytes)
+        log_topic = app.topic(
+            f"{app.conf.id}-waiting",
+            internal=True,
+            compacting=True,
+            deleting=False,
+            **_raw(PARTITIONS),
+        )
+        self._log = HalfLog(log_topic, kafka)
+        app.on_partitions_revoked.connect(self._forget, weak=False)
         self._listen(results, msgspec.json.Decoder(ResultHalf).decode, "results")
         self._listen(outcomes, msgspec.json.Decoder(OutcomeHalf).decode, "outcomes")
         app.agent(self._halves, name="join")(self._join)
@@ -215,48 +229,38 @@ class OutcomeJoin:
     async def _join(self, stream: Any) -> None:  # noqa: ANN401
         decode = msgspec.json.Decoder(Forwarded).decode
         async for events in stream.take_events(BATCH_ROWS_MAX, within=BATCH_WAIT_S):
+            # One look for the whole batch: partitions revoked meanwhile are forgotten for the next one only.
+            stores = {p: await self._waiting_at(p) for p in {e.message.partition for e in events}}
             joined: list[Awaitable[Any] | None] = []
             changes: list[tuple[int, Change]] = []
             for event in events:
                 partition = event.message.partition
                 forwarded = decode(event.message.value)
-                pair, changed = self._waiting_at(partition).offer(forwarded.origin, forwarded.half)
+                pair, changed = stores[partition].offer(forwarded.origin, forwarded.half)
                 changes += [(partition, change) for change in changed]
                 if pair is not None:
                     joined.append(await self._publish(pair))
                     self._counters.joined += 1
-            for partition, waiting in self._waiting.items():
-                changes += [(partition, change) for change in waiting.evict()]
+            for partition, store in stores.items():
+                changes += [(partition, change) for change in store.evict()]
             # A half may be forgotten only when its joined row is safe: killed between the two, the other half comes
             # again and must find it.
             await _delivered(joined)
-            await _delivered([self._log_change(partition, change) for partition, change in changes])
+            await _delivered([await self._log.write(*change) for change in changes])
 
-    def _waiting_at(self, partition: int) -> WaitingHalves:
+    async def _waiting_at(self, partition: int) -> WaitingHalves:
         if partition not in self._waiting:
-            recovered = {
-                key.decode(): value
-                for key, value in self._table.data.items()
-                if partition_of(key.decode()) == partition
-            }
             self._waiting[partition] = WaitingHalves(
-                recovered,
+                await self._log.read(partition),
                 Watermarks(self._partitions),
                 keep_ms=int(self._monitoring.unlabelled_keep_days * DAY_MS),
                 rows_max=self._monitoring.unlabelled_rows_max,
             )
         return self._waiting[partition]
 
-    def _log_change(self, partition: int, change: Change) -> Awaitable[Any]:
-        """Into Faust's table and its changelog; the table's own `[]=` hides when it is delivered."""
-        request_id, value = change
-        key = request_id.encode()
-        if value is None:
-            self._table.data.pop(key, None)
-        else:
-            self._table.data[key] = value
-        delivery: Awaitable[Any] = self._table.send_changelog(partition, key, value)
-        return delivery
+    async def _forget(self, *_: object, **__: object) -> None:
+        """What waits is read anew when a partition comes back: another worker may have had it."""
+        self._waiting.clear()
 
     async def _publish(self, pair: Pair) -> Awaitable[Any]:
         row = join(*pair)

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
-from monitoring import outcomes
+from monitoring import half_log, outcomes
 from monitoring.halves import Change, Pair
 from monitoring.settings import MonitoringSettings
 from schemas.settings import KafkaSettings
@@ -23,18 +23,24 @@ from schemas.worker import WorkerContext
 from tests.monitoring import rig
 
 
-class DieForgetting(outcomes.OutcomeJoin):
-    """The join with a slow way out and a kill at the worst moment."""
+class SlowRows(outcomes.OutcomeJoin):
+    """Joined rows take a second to leave."""
 
     async def _publish(self, pair: Pair) -> Awaitable[Any]:
         async def later() -> None:
             await asyncio.sleep(1.0)
-            await (await super(DieForgetting, self)._publish(pair))
+            await (await super(SlowRows, self)._publish(pair))
 
         return asyncio.create_task(later())
 
-    def _log_change(self, partition: int, change: Change) -> Awaitable[Any]:
-        delivery = asyncio.ensure_future(super()._log_change(partition, change))
+
+class DieForgetting(half_log.HalfLog):
+    """Kills the process as soon as the broker has a tombstone."""
+
+    async def write(self, partition: int, change: Change) -> Awaitable[Any]:
+        delivery: asyncio.Future[Any] = asyncio.ensure_future(
+            await super().write(partition, change)
+        )
         if change[1] is None:
             delivery.add_done_callback(lambda _: os.kill(os.getpid(), signal.SIGKILL))
         return delivery
@@ -43,7 +49,8 @@ class DieForgetting(outcomes.OutcomeJoin):
 if __name__ == "__main__":
     case, bootstrap, folder, *fault = sys.argv[1:]
     if fault == ["die-forgetting"]:
-        outcomes.OutcomeJoin = DieForgetting  # type: ignore[misc]
+        outcomes.OutcomeJoin = SlowRows  # type: ignore[misc]
+        outcomes.HalfLog = DieForgetting  # type: ignore[attr-defined]
     rig.register(case)
     stop = threading.Event()
 
