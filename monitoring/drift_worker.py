@@ -16,11 +16,12 @@ import structlog
 
 from monitoring import reference as references
 from monitoring.event_reader import EventReader
-from monitoring.judgement import SCORE, Judgement, champion_scores, input_columns, judge
+from monitoring.judgement import Judgement, judge
 from monitoring.loop import Decision, Loop, alert_id, order_id
 from monitoring.reference import MissingReference, Reference
-from monitoring.report_index import Line, record, window_name
-from monitoring.reports import ReportTask, ReportWriter
+from monitoring.report_folder import ReportFolder
+from monitoring.report_index import window_name
+from monitoring.reports import ReportWriter
 from monitoring.windows import ResultRow, Window, Windows
 from schemas import usecase
 from schemas.control import Alert, Candidate, ControlEvent, Release, RetrainingOrder, Verdict
@@ -58,7 +59,7 @@ def run(
             worker = DriftWorker(
                 ctx.case,
                 control=control,
-                reports=Reports(Path(monitoring.reports_dir) / ctx.case, ctx.case, writer),
+                reports=ReportFolder(Path(monitoring.reports_dir) / ctx.case, ctx.case, writer),
                 models_dir=Path(models_dir),
                 windows=_windows(ctx.case, events),
             )
@@ -105,61 +106,6 @@ def _windows(case: str, events: EventReader) -> Windows:
     )
 
 
-class Reports:
-    """The folder of one use case's pages."""
-
-    def __init__(self, folder: Path, case: str, writer: ReportWriter) -> None:
-        self._folder = folder
-        self._case = case
-        self.writer = writer
-
-    def path(self, window: Window) -> Path:
-        """Where this window's page will be."""
-        return self._folder / f"{window_name(window.start_ms)}.html"
-
-    def publish(
-        self,
-        window: Window,
-        judgement: Judgement,
-        reference: Reference,
-        categorical: frozenset[str],
-    ) -> None:
-        """Ask for the page; it is there some seconds later."""
-        rows = [r for r in window.results if r.features]
-        self.writer.ask(
-            ReportTask(
-                path=self.path(window),
-                reference={**reference.inputs, SCORE: reference.score},
-                window={
-                    **input_columns(rows, reference.inputs),
-                    SCORE: champion_scores(window, judgement.version),
-                },
-                categorical=categorical,
-                seed=window.start_ms,
-            )
-        )
-
-    def record(self, window: Window, judgement: Judgement, action: str) -> None:
-        """The window's line in the index; with a link where it was judged."""
-        judged = bool(judgement.columns)
-        record(
-            self._folder,
-            self._case,
-            Line(
-                window_start_ms=window.start_ms,
-                window_end_ms=window.end_ms,
-                version=judgement.version,
-                rows=judgement.rows,
-                kinds=tuple(kind.value for kind in judgement.kinds),
-                columns={c.column: c.statistic for c in judgement.columns if c.drifted},
-                auc=judgement.live.auc,
-                log_loss=judgement.live.log_loss,
-                action=action,
-                report=self.path(window).name if judged else None,
-            ),
-        )
-
-
 class DriftWorker:
     """What the worker knows, and what it does with a closed window."""
 
@@ -168,7 +114,7 @@ class DriftWorker:
         case: str,
         *,
         control: ControlLog,
-        reports: Reports,
+        reports: ReportFolder,
         models_dir: Path,
         windows: Windows,
     ) -> None:

@@ -1,4 +1,4 @@
-"""Flights: how its model is fitted, and on how much of the past."""
+"""Flights: how its model is fitted."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ if TYPE_CHECKING:
 
     from pipelines.onnx_model import Matrix
 
-DAY_MS = 86_400_000
 SEED = 2013
 # A flight is called late when that is likelier than not.
 THRESHOLD = 0.5
-# The season moves the delays, so a retrained model is fitted on two months and forgets the rest.
-RETRAINING_DAYS = 60
 
 
 def train(matrix: Matrix, labels: NDArray[np.bool_]) -> HistGradientBoostingClassifier:
@@ -35,8 +32,3 @@ def train(matrix: Matrix, labels: NDArray[np.bool_]) -> HistGradientBoostingClas
         random_state=SEED,
     )
     return estimator.fit(matrix, labels)
-
-
-def since_for_retraining(until_ms: int) -> int:
-    """From when on a model is fitted that shall know the world up to `until_ms`."""
-    return until_ms - RETRAINING_DAYS * DAY_MS
