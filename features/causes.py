@@ -10,7 +10,8 @@ partitions' prefixes are merged by broadcasting, so that one value takes microse
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice, product
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -30,8 +31,8 @@ CAUSES: tuple[Cause, ...] = (
     "unexplained",
 )
 NO_COORDINATE = -1
-# Each is one more search of a value that is unexplained so far; a ring that is overtaken is so by a few events.
-CONTESTED_MAX = 32
+# Each is one more search of a value that is unexplained so far; a ring that is overtaken loses a few tiles.
+ALTERNATIVES_MAX = 64
 
 
 class Read(NamedTuple):
@@ -109,7 +110,9 @@ class Window:
     Attributes:
         found: Where the window's events lie in the index, head tile whole.
         arrivals: One list a source partition; positions are those within `found`.
-        contested_ms: When events arrived that may or may not have overwritten tiles yet, newest first.
+        overwritten: Which events' tiles newer ones had taken the slots of.
+        alternatives: What else `overwritten` may have been, where events that overwrite may still have been under way;
+            the fewest of those first.
     """
 
     def __init__(
@@ -119,24 +122,25 @@ class Window:
         tiles: int,
         read: Read,
         budget_ms: int,
-        overwritten_by_ms: int | None = None,
+        overwritten: Bools | None = None,
     ) -> None:
-        self.contested_ms: list[int] = []
         surely_ms = read.read_at_ms - budget_ms
-        latest_ms = read.read_at_ms if overwritten_by_ms is None else overwritten_by_ms
         hop_ms = layout.hop_ms
         head = read.as_of_ms // hop_ms
         self.found = index.between(read.key, (head - tiles + 1) * hop_ms, (head + 1) * hop_ms)
         ts, seen = index.ts[self.found], index.seen[self.found]
         self.overwritten = np.zeros(len(ts), dtype=bool)
+        self.alternatives: list[Bools] = []
+        if overwritten is not None:
+            self.overwritten = overwritten
         # Nothing later than the stream's clock had arrived, so most reads need not look for what overwrote tiles.
-        if read.clock_ms // hop_ms > head - tiles + layout.tiles:
+        elif read.clock_ms // hop_ms > head - tiles + layout.tiles:
             later = index.between(read.key, (head + 1) * hop_ms, read.clock_ms + 1)
-            arrived = index.seen[later] <= latest_ms
-            open_ms = np.unique(index.seen[later][arrived])
-            self.contested_ms = open_ms[open_ms > surely_ms][::-1][:CONTESTED_MAX].tolist()
-            self.overwritten = _overwritten(
-                ts // hop_ms, index.ts[later][arrived] // hop_ms, layout.tiles
+            self.overwritten, *self.alternatives = overwritings(
+                ts // hop_ms,
+                Overwriters.of(index, later, hop_ms, read.read_at_ms),
+                layout.tiles,
+                surely_ms,
             )
         held = np.flatnonzero((seen <= read.read_at_ms) & ~self.overwritten)
         # Events of one transaction share a millisecond: within a partition their offsets say which came first.
@@ -167,10 +171,55 @@ def cause_of(
     return "in_flight" if missing.any() else "unexplained"
 
 
-def _overwritten(tiles: Ints, later: Ints, capacity: int) -> Bools:
-    """Which tiles' slots a later tile of the ring had taken."""
-    newest = {int(tile) % capacity: int(tile) for tile in np.unique(later)}
-    return np.array([newest.get(int(t) % capacity, -1) > t for t in tiles], dtype=bool)
+class Overwriters(NamedTuple):
+    """Events later than a window that had arrived by the read: their tiles, in order of arrival a partition."""
+
+    tile: Ints
+    seen: Ints
+    partition: Ints
+
+    @classmethod
+    def of(cls, index: EventIndex, later: slice, hop_ms: int, read_at_ms: int) -> Overwriters:
+        """Those of the interval; events of one transaction share a millisecond, and offsets order them."""
+        order = np.lexsort((index.offset[later], index.seen[later]))
+        order = order[index.seen[later][order] <= read_at_ms]
+        tile = index.ts[later] // hop_ms
+        return cls(tile[order], index.seen[later][order], index.partition[later][order])
+
+
+def overwritings(tiles: Ints, later: Overwriters, capacity: int, surely_ms: int) -> Iterator[Bools]:
+    """Which events' tiles had lost their slots: the most first, then as if fewer of the contested had arrived.
+
+    A partition's events arrive in order, so what had arrived of each is a prefix; only prefixes that differ in a tile
+    of the window are told apart, or there would be one for every event of a fast replay.
+
+    Args:
+        tiles: The tile of each event of the window.
+        later: What may have overwritten them.
+        capacity: Slots of the ring.
+        surely_ms: What was ingested until then had arrived for certain.
+    """
+    cuts, firsts = [], []
+    for partition in np.unique(later.partition).tolist():
+        mine = np.flatnonzero(later.partition == partition)
+        first = _first_overwriters(tiles, later.tile[mine], capacity)
+        contested = np.unique(first[first < len(mine)])
+        contested = contested[later.seen[mine][contested] > surely_ms]
+        # Arrived up to, and without, the first overwriter of some tile; or all of them.
+        cuts.append([len(mine), *contested[::-1].tolist()])
+        firsts.append(first)
+    prefixes = sorted(product(*cuts), key=sum, reverse=True)
+    for lengths in islice(prefixes, ALTERNATIVES_MAX):
+        lost = np.zeros(len(tiles), dtype=bool)
+        for first, length in zip(firsts, lengths, strict=True):
+            lost |= first < length
+        yield lost
+
+
+def _first_overwriters(tiles: Ints, later: Ints, capacity: int) -> Ints:
+    """For each event of the window, the place in `later` of the first that takes its tile's slot; len(later) if none."""
+    takes = (later[None, :] > tiles[:, None]) & ((later[None, :] - tiles[:, None]) % capacity == 0)
+    return np.where(takes.any(axis=1), takes.argmax(axis=1), len(later)).astype(np.int64)
 
 
 def _visible(

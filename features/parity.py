@@ -163,12 +163,12 @@ class _ViewCheck:
             windows[aggregate.hop_s, tiles] = Window(index, layout, tiles, read, self.budget_ms)
         window = windows[aggregate.hop_s, tiles]
         cause = cause_of(index, window, aggregate, value, self.tolerance)
-        for seen_ms in window.contested_ms:
+        for overwritten in window.alternatives:
             if cause != "unexplained":
                 break
-            # The event that overwrote at that time, and those after it, may still have been under way.
-            earlier = Window(index, layout, tiles, read, self.budget_ms, seen_ms - 1)
-            cause = cause_of(index, earlier, aggregate, value, self.tolerance)
+            # What overwrote may still have been under way.
+            fewer = Window(index, layout, tiles, read, self.budget_ms, overwritten)
+            cause = cause_of(index, fewer, aggregate, value, self.tolerance)
         return cause
 
     def _reads(self, rows: pa.Table) -> Iterator[Read]:
