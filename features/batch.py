@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features.row_events import PLATFORM_COLUMNS, table_of
 from features.tiles import VARIANCE_FLOOR
 from features.views import Aggregate, Layout, Partial, PartialKind, Plan, View
 from schemas.errors import HeadraceError
@@ -123,24 +124,22 @@ def view_events(
     *,
     open_end: bool = False,
 ) -> pa.Table:
-    """The events that any of the instants' windows can hold, with just the columns that the view reads.
+    """The events that any of the instants' windows can hold, after the view's row-level SQL.
 
     With `open_end` also all later ones: they may have pushed tiles out of a ring.
     """
     if isinstance(source, Mapping):
-        return source[view.table]
+        return table_of(view, source[view.table])
     reach_ms = max((a.window_s + a.hop_s) * 1000 for a in view.aggregates)
     bounds = pc.min_max(as_of_ms).as_py() if len(as_of_ms) else {"min": 0, "max": 0}
-    columns = dict.fromkeys(
-        [*view.columns, "event_time_ms", "ingest_ms", "kafka_partition", "kafka_offset"]
-    )
-    return source.scan(
+    events = source.scan(
         view.table,
         snapshot_id=(snapshots or {}).get(view.table),
         since_ms=bounds["min"] - reach_ms,
         until_ms=None if open_end else bounds["max"] + reach_ms,
-        columns=tuple(columns),
+        columns=tuple(dict.fromkeys([*view.source_columns, *PLATFORM_COLUMNS])),
     )
+    return table_of(view, events)
 
 
 def compute(

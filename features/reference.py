@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from features.row_events import events_of
 from features.tiles import tile
 from features.views import Aggregate, View
 
@@ -28,7 +29,8 @@ def features_as_of(
         key: The entity: join key → value.
         as_of_ms: The instant; events at it count, later ones do not.
     """
-    mine = [e for e in events if all(e[name] == value for name, value in key.items())]
+    rows = events_of(view, events)
+    mine = [e for e in rows if all(e[name] == value for name, value in key.items())]
     return {
         aggregate.name: _value(aggregate, _window(view, mine, aggregate, as_of_ms))
         for aggregate in view.aggregates

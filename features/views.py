@@ -85,6 +85,22 @@ class Partial(msgspec.Struct, frozen=True, order=True):
         return f"{self.kind}__{self.column}"
 
 
+class RowSql(msgspec.Struct, frozen=True):
+    """Row-level SQL before aggregation, checked and in DuckDB's words (`features.row_sql`).
+
+    Attributes:
+        select: Name and expression of each projected column.
+        where: The condition a row must meet; None for every row.
+        reads: The stream's columns that any of it reads.
+        columns: The projected columns.
+    """
+
+    select: tuple[tuple[str, str], ...]
+    where: str | None
+    reads: dict[str, ColumnType]
+    columns: dict[str, ColumnType]
+
+
 class Layout(msgspec.Struct, frozen=True):
     """The tiles of one hop in a view's ring: `tiles` slots, each with `partials` in this order."""
 
@@ -103,7 +119,14 @@ class Layout(msgspec.Struct, frozen=True):
 
 
 class View(msgspec.Struct, frozen=True, dict=True):
-    """Windowed aggregates of one stream for one entity; `columns` are those of the stream that it reads."""
+    """Windowed aggregates of one stream for one entity.
+
+    Attributes:
+        columns: What is aggregated and keyed by, after `row_sql` where there is any.
+        row_sql: What is done to each event first.
+        origin_offsets: Its events are the use case's own requests, whose partition its key decides. Offsets in tiles are
+            then those of the request topic, and rings say for each tile up to which one (`features.own_events`).
+    """
 
     name: str
     topic: str
@@ -113,6 +136,17 @@ class View(msgspec.Struct, frozen=True, dict=True):
     columns: dict[str, ColumnType]
     aggregates: tuple[Aggregate, ...]
     ttl_s: int = 0
+    row_sql: RowSql | None = None
+    origin_offsets: bool = False
+
+    @property
+    def source_columns(self) -> dict[str, ColumnType]:
+        """The stream's columns that the view reads."""
+        if self.row_sql is None:
+            return self.columns
+        passed = {key.name for key in self.join_keys} | {self.event_id_field}
+        kept = {n: k for n, k in self.columns.items() if n in passed - self.row_sql.columns.keys()}
+        return kept | self.row_sql.reads
 
     @property
     def topic_out(self) -> str:
@@ -153,12 +187,16 @@ class View(msgspec.Struct, frozen=True, dict=True):
             sorted(self.columns.items()),
             sorted(self.aggregates, key=lambda a: a.name),
             self.layouts,
+            *([self.row_sql] if self.row_sql else []),
+            *(["origin"] if self.origin_offsets else []),
         )
 
     @cached_property
     def layout_fingerprint(self) -> str:
         """16 hex digits over what a stored ring depends on: a new feature over old tiles keeps the rings."""
-        return _digest(self.topic, self.table, self.event_id_field, self.join_keys, self.layouts)
+        source = (self.topic, self.table, self.event_id_field, self.join_keys)
+        origin = ["origin"] if self.origin_offsets else []
+        return _digest(*source, self.layouts, *([self.row_sql] if self.row_sql else []), *origin)
 
 
 class Service(msgspec.Struct, frozen=True):

@@ -15,8 +15,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from features import row_sql
 from features.views import KeyType, Layout, Partial, PartialKind, View
 from pipelines.settings import FlinkSettings
+from schemas.envelope import ORIGIN_OFFSET
 from schemas.errors import HeadraceError
 from schemas.settings import KafkaSettings
 
@@ -110,14 +112,15 @@ def _options(view: View, flink: FlinkSettings) -> dict[str, str]:
 
 
 def _source_table(view: View, kafka: KafkaSettings) -> str:
-    columns: dict[str, str] = {key.name: _KEY_TYPES[key.type] for key in view.join_keys}
+    made = view.row_sql.columns if view.row_sql else {}
+    columns = {k.name: _KEY_TYPES[k.type] for k in view.join_keys if k.name not in made}
     columns["event_time_ms"] = "BIGINT"
     columns[view.event_id_field] = "STRING"
-    for name, kind in view.columns.items():
+    for name, kind in view.source_columns.items():
         columns.setdefault(name, _COLUMN_TYPES[kind])
     lines = [f"{_quoted(name)} {kind}" for name, kind in columns.items()]
     lines += [
-        "`source_offset` BIGINT METADATA FROM 'offset' VIRTUAL",
+        *_offset_columns(view),
         "`source_partition` INT METADATA FROM 'partition' VIRTUAL",
     ]
     options = {
@@ -135,6 +138,17 @@ def _source_table(view: View, kafka: KafkaSettings) -> str:
         "json.ignore-parse-errors": "true",
     }
     return _create(SOURCE, lines, options)
+
+
+def _offset_columns(view: View) -> list[str]:
+    """Where an event stood: in the topic that is read, or in the one that the intake copied it from."""
+    if not view.origin_offsets:
+        return ["`source_offset` BIGINT METADATA FROM 'offset' VIRTUAL"]
+    header = f"`headers`[{_literal(ORIGIN_OFFSET)}]"
+    return [
+        "`headers` MAP<STRING, BYTES> METADATA VIRTUAL",
+        f"`source_offset` AS CAST(CAST({header} AS STRING) AS BIGINT)",
+    ]
 
 
 def _sink_table(view: View, layout: Layout, kafka: KafkaSettings) -> str:
@@ -175,11 +189,26 @@ def _insert(view: View, layout: Layout) -> str:
             f"INSERT INTO {_quoted(_sink_name(layout))}",
             "SELECT",
             ",\n".join(f"  {column}" for column in columns),
-            f"FROM {_quoted(SOURCE)}",
+            f"FROM {_rows(view)}",
             f"WHERE {present}",
             f"GROUP BY {', '.join([*keys, tile])}",
         ]
     )
+
+
+def _rows(view: View) -> str:
+    """What is aggregated: the stream, or what the view's row-level SQL makes of each of its events."""
+    rows = view.row_sql
+    if rows is None:
+        return _quoted(SOURCE)
+    made = dict(rows.select)
+    kept = [*(key.name for key in view.join_keys), "event_time_ms", view.event_id_field]
+    kept += ["source_offset", "source_partition"]
+    columns = [_quoted(name) for name in dict.fromkeys(kept) if name not in made]
+    columns += [f"{row_sql.flink(sql)} AS {_quoted(name)}" for name, sql in made.items()]
+    where = f" WHERE {row_sql.flink(rows.where)}" if rows.where else ""
+    # Quoted names and expressions written from a checked tree.
+    return f"(SELECT {', '.join(columns)} FROM {_quoted(SOURCE)}{where})"  # noqa: S608
 
 
 def _partial(view: View, partial: Partial) -> str:

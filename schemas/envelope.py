@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from schemas.events import Event
 
+# On an accepted copy of a request: where the request itself stands in its partition, decimal.
+ORIGIN_OFFSET = "headrace-origin-offset"
 Headers = list[tuple[str, str | bytes | None]]
 TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
 

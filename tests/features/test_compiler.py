@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -11,8 +13,9 @@ from feast.data_format import JsonFormat
 from feast.types import Float64, Int64, String
 from feast.value_type import ValueType
 
-from features.compiler import PlanRefused, compile_repo
+from features.compiler import compile_repo
 from features.lake_source import LakeSource
+from features.refusal import PlanRefused
 from features.views import View
 from schemas.events import Event
 from schemas.topics import Topic
@@ -182,3 +185,49 @@ def test_a_service_keeps_the_order_and_the_choice_of_its_features() -> None:
     service = FeatureService(name="s", features=[definition[["c", "a"]]])
     plan = compile_repo(repo(definition, service), TOPICS).plan
     assert plan.service("s").names == ("readings__c", "readings__a")
+
+
+def test_row_level_sql_makes_the_columns_that_are_aggregated() -> None:
+    sql = "SELECT value * 100 AS cents FROM readings WHERE line > 1"
+    asked = Aggregation(column="cents", function="sum", time_window=HOUR, name="cents_1h")
+    found = compiled(view(asked, udf_string=sql))
+    assert found.columns == {"sensor": "string", "reading_id": "string", "cents": "double"}
+    assert set(found.source_columns) == {"sensor", "reading_id", "value", "line"}
+    assert found.fingerprint != compiled(view(mean(name="cents_1h"))).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("sql", "reason"),
+    [
+        ("SELECT LOWER(sensor) AS value FROM readings", "LOWER(sensor)"),
+        ("SELECT value FROM readings; DROP TABLE readings", "DROP TABLE readings"),
+        ("SELECT value AS reading_id FROM readings", "'reading_id'"),
+        ('SELECT value AS "x; DROP TABLE y" FROM readings', "DROP TABLE y"),
+    ],
+)
+def test_row_level_sql_outside_the_subset_is_refused(sql: str, reason: str) -> None:
+    with pytest.raises(PlanRefused, match="view readings") as refused:
+        compile_repo(repo(view(mean(), udf_string=sql)), TOPICS)
+    assert any(reason in str(r) for r in refused.value.refusals)
+
+
+def test_a_function_is_refused_because_feast_would_pickle_it() -> None:
+    with pytest.raises(PlanRefused, match="pickle"):
+        compile_repo(repo(view(mean(), mode="python", udf=lambda rows: rows)), TOPICS)
+
+
+def test_a_refusal_names_the_line_of_the_definition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        "from datetime import timedelta",
+        "from tests.features.test_compiler import mean, view",
+        "",
+        "readings = view(mean(timedelta(minutes=7)))",
+    ]
+    (tmp_path / "lined").mkdir()
+    (tmp_path / "lined" / "lab.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PlanRefused) as refused:
+        compile_repo(import_module("lined.lab"), TOPICS)
+    assert all(str(r).startswith("lined/lab.py:4: view readings") for r in refused.value.refusals)
