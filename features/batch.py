@@ -7,7 +7,7 @@ query grows with their product (duckdb#17001).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import duckdb
@@ -20,10 +20,13 @@ from features.views import Aggregate, Layout, Partial, PartialKind, Plan, View
 from schemas.errors import HeadraceError
 
 Mode = Literal["event", "known"]
+Progress = Callable[[str, int, int], None]
 # How the head tile is cut: at the instant (the meaning), or not at all (what a ring holds).
 Head = Literal["exact", "whole"]
 ROW, AS_OF, CUTOFF = "__row", "__as_of", "__cutoff"
 FOREVER_MS = 2**62
+# Rows × tiles of a window stand in memory at once: 200,000 × 48 tiles of six partials are about half a gigabyte.
+ROWS_MAX = 200_000
 
 _TILE: Mapping[PartialKind, str] = {
     "count": "count({c})",
@@ -66,6 +69,7 @@ def features_as_of(
     *,
     mode: Mode = "event",
     snapshots: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
 ) -> pa.Table:
     """The entities with the service's features added, one float64 column a feature by its full name, null as null.
 
@@ -76,6 +80,7 @@ def features_as_of(
         entities: The service's join keys and `event_time_ms`; in mode "known" also `known_at_ms`. Other columns pass.
         mode: "event": all events up to `event_time_ms`. "known": of those, what was ingested by `known_at_ms`.
         snapshots: Table → the snapshot to read, to compute the same again later.
+        progress: Told after each piece of work: the view, its rows done, and of how many.
 
     Raises:
         EntitiesIncomplete: a needed column is missing.
@@ -93,7 +98,7 @@ def features_as_of(
         names = [feature for owner, feature in chosen if owner == view.name]
         events = view_events(view, source, entities["event_time_ms"], snapshots)
         asked = asked_rows(view, entities, entities["known_at_ms"] if mode == "known" else None)
-        values = compute(view, names, events, asked)
+        values = compute(view, names, events, asked, progress=progress)
         columns |= {f"{view.name}__{name}": values[name] for name in names}
     for name in plan.service(service).names:
         entities = entities.append_column(name, columns[name])
@@ -143,21 +148,46 @@ def view_events(
 
 
 def compute(
-    view: View, names: Sequence[str], events: pa.Table, asked: pa.Table, head: Head = "exact"
+    view: View,
+    names: Sequence[str],
+    events: pa.Table,
+    asked: pa.Table,
+    head: Head = "exact",
+    progress: Progress | None = None,
 ) -> pa.Table:
     """Features of one view for `asked_rows`, in their order: one float64 column a name."""
+    wanted = [view.aggregate(name) for name in names]
+    columns: dict[str, pa.ChunkedArray] = {}
     with duckdb.connect(":memory:") as connection:
         connection.register("events_in", events)
-        connection.register("asked", asked)
-        wanted = [view.aggregate(name) for name in names]
-        columns: dict[str, pa.ChunkedArray] = {}
         for layout in view.layouts:
             mine = [a for a in wanted if a.hop_s == layout.hop_s]
             if mine:
                 connection.execute(_tables(view, layout))
-                values = connection.sql(_query(view, layout, mine, head)).to_arrow_table()
+                query = _query(view, layout, mine, head)
+                values = _in_pieces(connection, query, asked, _told(view, progress))
                 columns |= {a.name: values[a.name] for a in mine}
     return pa.table({name: columns[name] for name in names})
+
+
+def _in_pieces(
+    connection: duckdb.DuckDBPyConnection,
+    query: str,
+    asked: pa.Table,
+    told: Callable[[int, int], None],
+) -> pa.Table:
+    """The query over a bounded number of rows at a time: each row is spread over all tiles of its window."""
+    pieces = []
+    for start in range(0, max(len(asked), 1), ROWS_MAX):
+        connection.register("asked", asked.slice(start, ROWS_MAX))
+        pieces.append(connection.sql(query).to_arrow_table())
+        connection.unregister("asked")
+        told(min(start + ROWS_MAX, len(asked)), len(asked))
+    return pa.concat_tables(pieces)
+
+
+def _told(view: View, progress: Progress | None) -> Callable[[int, int], None]:
+    return lambda done, of: progress(view.name, done, of) if progress else None
 
 
 def _tables(view: View, layout: Layout) -> str:

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import structlog
 from feast import FeatureView, RepoConfig
 from feast.data_source import DataSource
-from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.offline_store import (
     OfflineStore,
     RetrievalJob,
     RetrievalMetadata,
 )
-from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.registry.base_registry import BaseRegistry
-from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel
-from feast.saved_dataset import SavedDatasetStorage
 
 from features.batch import features_as_of
+from features.entity_rows import EntityRows, entity_rows
 from features.lake import Lake
+from features.retrieval import LakeRetrieval
 from features.settings import StoreSettings
 from features.views import Plan, Service
 from schemas.errors import HeadraceError
 
 _SERVICE = "__retrieval"
+# Fewer rows take less than a second or two.
+ROWS_TOLD_MIN = 100_000
+
+log = structlog.get_logger()
 
 
 class RetrievalUnsupported(HeadraceError):
@@ -45,97 +47,75 @@ class HeadraceOfflineStoreConfig(FeastConfigBaseModel):
     stores: StoreSettings
 
 
-class LakeRetrieval(RetrievalJob):
-    """A computation over the lake that has not run yet."""
-
-    def __init__(
-        self, compute: Callable[[], pa.Table], metadata: RetrievalMetadata | None, *, full: bool
-    ) -> None:
-        self._compute = compute
-        self._metadata = metadata
-        self._full = full
-
-    @property
-    def full_feature_names(self) -> bool:
-        """Whether columns are called `view__feature`."""
-        return self._full
-
-    @property
-    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """None: the compiler refuses them."""
-        return []
-
-    @property
-    def metadata(self) -> RetrievalMetadata | None:
-        """What was asked for."""
-        return self._metadata
-
-    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002
-        return self._compute()
-
-    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
-        return frame
-
-    def persist(
-        self,
-        storage: SavedDatasetStorage,
-        allow_overwrite: bool | None = False,  # noqa: FBT001, FBT002, ARG002 - Feast's interface
-        timeout: int | None = None,  # noqa: ARG002
-    ) -> None:
-        """Saved datasets have no place in the lake; keep the Arrow table yourself."""
-        raise SavedDatasetLocationAlreadyExists(location=str(storage))
-
-
 class HeadraceOfflineStore(OfflineStore):
-    """Point-in-time correct features from the lake, as of event time."""
+    """Point-in-time correct features from the lake, as of event time or as known at an ingest time."""
+
+    # The created time of a lake row is when it was ingested.
+    supports_filter_by_created_timestamp = True
 
     @staticmethod
     def get_historical_features(
         config: RepoConfig,
         feature_views: list[FeatureView],  # noqa: ARG004 - the plan has them compiled
         feature_refs: list[str],
-        entity_df: pd.DataFrame | str | None,
+        entity_df: pd.DataFrame | pa.Table | str | None,
         registry: BaseRegistry,  # noqa: ARG004
         project: str,  # noqa: ARG004
         full_feature_names: bool = False,  # noqa: FBT001, FBT002
-        **_: Any,  # noqa: ANN401
+        **options: Any,  # noqa: ANN401
     ) -> RetrievalJob:
-        """Features for a data frame of join keys and event times; rows keep their order."""
-        if not isinstance(entity_df, pd.DataFrame):
+        """Features for rows of join keys and instants; rows keep their order and their repetitions.
+
+        `entity_df` is a data frame, an Arrow table, or a SELECT over lake tables. Where it has a column `known_at`, a row
+        sees only what had been ingested by then; with Feast's option `filter_by_created_timestamp`, and without that
+        column, what had been ingested by the row's own instant.
+
+        Raises:
+            RetrievalUnsupported: there are no rows, only a range of time.
+            EntityRowsRefused, EntitiesIncomplete: the rows lack an instant or a join key.
+        """
+        if entity_df is None:
             raise RetrievalUnsupported(
                 "get_historical_features",
-                wanted="entity_df as a pandas data frame",
-                came=f"it is {type(entity_df).__name__}",
-                mend="Read the rows into a frame first.",
+                wanted="entity_df: rows to compute windows for",
+                came="only a range of time was given",
+                mend="SELECT the rows from a lake table: entity_df='SELECT … FROM …'.",
             )
         stores: StoreSettings = config.offline_store.stores
-        plan = Plan.load(stores.plan_path)
+        views = Plan.load(stores.plan_path).views
         parted = (ref.partition(":") for ref in feature_refs)
         service = Service(_SERVICE, tuple((view, feature) for view, _, feature in parted))
-        asked = Plan(plan.views, (service,))
-        time_column = infer_event_timestamp_from_entity_df(dict(entity_df.dtypes))
+        asked = Plan(views, (service,))
+        lake = Lake(stores)
+        rows = entity_rows(entity_df, lake)
+        known_ms = rows.known_at_ms
+        if known_ms is None and options.get("filter_by_created_timestamp"):
+            known_ms = rows.event_time_ms
         keys = [key.name for key in asked.join_keys(_SERVICE)]
-        times = pd.to_datetime(entity_df[time_column], utc=True)
 
         def compute() -> pa.Table:
-            entities = pa.Table.from_pandas(entity_df, preserve_index=False)
-            asked_for = pa.table(
-                {k: entities[k] for k in keys} | {"event_time_ms": _milliseconds(times)}
+            answered = features_as_of(
+                asked,
+                _SERVICE,
+                lake,
+                _asked(rows, keys, known_ms),
+                mode="event" if known_ms is None else "known",
+                progress=_log_progress,
             )
-            answered = features_as_of(asked, _SERVICE, Lake(stores), asked_for)
+            table = rows.table
             for (_, feature), name in zip(service.features, service.names, strict=True):
                 shown = name if full_feature_names else feature
-                entities = entities.append_column(shown, answered[name])
-            return entities
+                table = table.append_column(shown, answered[name])
+            return table
 
+        bounds = pc.min_max(rows.event_time_ms)
         metadata = RetrievalMetadata(
             features=list(feature_refs),
             keys=keys,
-            min_event_timestamp=times.min().to_pydatetime() if len(times) else None,
-            max_event_timestamp=times.max().to_pydatetime() if len(times) else None,
+            min_event_timestamp=_instant(bounds["min"].as_py()),
+            max_event_timestamp=_instant(bounds["max"].as_py()),
         )
-        return LakeRetrieval(compute, metadata, full=full_feature_names)
+        return LakeRetrieval(compute, stores, metadata, full=full_feature_names)
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -160,7 +140,7 @@ class HeadraceOfflineStore(OfflineStore):
                 columns=columns,
             )
 
-        return LakeRetrieval(compute, None, full=False)
+        return LakeRetrieval(compute, config.offline_store.stores)
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -186,8 +166,19 @@ class HeadraceOfflineStore(OfflineStore):
         )
 
 
-def _milliseconds(times: pd.Series[pd.Timestamp]) -> pa.Array:
-    return pc.cast(pa.array(times.dt.as_unit("ms")), pa.int64())
+def _asked(rows: EntityRows, keys: list[str], known_ms: pa.ChunkedArray | None) -> pa.Table:
+    columns = {k: rows.table[k] for k in keys if k in rows.table.column_names}
+    columns["event_time_ms"] = rows.event_time_ms
+    return pa.table(columns if known_ms is None else columns | {"known_at_ms": known_ms})
+
+
+def _log_progress(view: str, done: int, of: int) -> None:
+    if of >= ROWS_TOLD_MIN:
+        log.info("retrieval", view=view, rows=done, of=of)
+
+
+def _instant(at_ms: int | None) -> datetime | None:
+    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, tz=UTC)
 
 
 def _epoch_ms(instant: datetime | None) -> int | None:
