@@ -14,7 +14,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features.asked import AS_OF, CUTOFF, ROW, asked
+from features.row_batch import row_features
 from features.row_events import PLATFORM_COLUMNS, table_of
+from features.row_views import RowView
 from features.tiles import VARIANCE_FLOOR
 from features.views import Aggregate, Layout, Partial, PartialKind, Plan, View
 from schemas.errors import HeadraceError
@@ -23,8 +26,6 @@ Mode = Literal["event", "known"]
 Progress = Callable[[str, int, int], None]
 # How the head tile is cut: at the instant (the meaning), or not at all (what a ring holds).
 Head = Literal["exact", "whole"]
-ROW, AS_OF, CUTOFF = "__row", "__as_of", "__cutoff"
-FOREVER_MS = 2**62
 # Rows × tiles of a window stand in memory at once: 200,000 × 48 tiles of six partials are about half a gigabyte.
 ROWS_MAX = 200_000
 
@@ -85,7 +86,7 @@ def features_as_of(
     Raises:
         EntitiesIncomplete: a needed column is missing.
     """
-    needed = [k.name for k in plan.join_keys(service)] + ["event_time_ms"]
+    needed = [*plan.entity_columns(service), "event_time_ms"]
     needed += ["known_at_ms"] if mode == "known" else []
     missing = [name for name in needed if name not in entities.column_names]
     if missing:
@@ -97,28 +98,46 @@ def features_as_of(
     for view in plan.service_views(service):
         names = [feature for owner, feature in chosen if owner == view.name]
         events = view_events(view, source, entities["event_time_ms"], snapshots)
-        asked = asked_rows(view, entities, entities["known_at_ms"] if mode == "known" else None)
-        values = compute(view, names, events, asked, progress=progress)
+        rows = asked_rows(view, entities, entities["known_at_ms"] if mode == "known" else None)
+        values = compute(view, names, events, rows, progress=progress)
         columns |= {f"{view.name}__{name}": values[name] for name in names}
+    columns |= _rows_of(plan, service, source, entities, mode, snapshots)
     for name in plan.service(service).names:
         entities = entities.append_column(name, columns[name])
     return entities
+
+
+def _rows_of(
+    plan: Plan,
+    service: str,
+    source: Source,
+    entities: pa.Table,
+    mode: Mode,
+    snapshots: Mapping[str, int] | None,
+) -> dict[str, pa.ChunkedArray]:
+    """The features of the service's views of rows, by their full names."""
+    columns: dict[str, pa.ChunkedArray] = {}
+    for view in plan.service_row_views(service):
+        names = [f for owner, f in plan.service(service).features if owner == view.name]
+        cutoff = entities["known_at_ms"] if mode == "known" else None
+        rows = asked(view.join_keys, entities, cutoff)
+        events = _row_events(view, source, snapshots)
+        values = row_features(view, names, events, rows, known=mode == "known")
+        columns |= {f"{view.name}__{name}": values[name] for name in names}
+    return columns
+
+
+def _row_events(view: RowView, source: Source, snapshots: Mapping[str, int] | None) -> pa.Table:
+    if isinstance(source, Mapping):
+        return source[view.table]
+    return source.scan(view.table, snapshot_id=(snapshots or {}).get(view.table))
 
 
 def asked_rows(
     view: View, entities: pa.Table, cutoff_ms: pa.ChunkedArray | None = None
 ) -> pa.Table:
     """Entities as `compute` wants them: row number, join keys, instant, and the last ingest time that counts."""
-    cutoff = pa.array([FOREVER_MS]).take(pa.array([0] * len(entities), pa.int64()))
-    keys = {key.name: entities[key.name] for key in view.join_keys}
-    return pa.table(
-        {
-            ROW: pa.array(range(len(entities)), pa.int64()),
-            AS_OF: entities["event_time_ms"].cast(pa.int64()),
-            CUTOFF: cutoff if cutoff_ms is None else cutoff_ms.cast(pa.int64()),
-            **keys,
-        }
-    )
+    return asked([key.name for key in view.join_keys], entities, cutoff_ms)
 
 
 def view_events(
@@ -151,7 +170,7 @@ def compute(
     view: View,
     names: Sequence[str],
     events: pa.Table,
-    asked: pa.Table,
+    rows: pa.Table,
     head: Head = "exact",
     progress: Progress | None = None,
 ) -> pa.Table:
@@ -165,7 +184,7 @@ def compute(
             if mine:
                 connection.execute(_tables(view, layout))
                 query = _query(view, layout, mine, head)
-                values = _in_pieces(connection, query, asked, _told(view, progress))
+                values = _in_pieces(connection, query, rows, _told(view, progress))
                 columns |= {a.name: values[a.name] for a in mine}
     return pa.table({name: columns[name] for name in names})
 
@@ -173,16 +192,16 @@ def compute(
 def _in_pieces(
     connection: duckdb.DuckDBPyConnection,
     query: str,
-    asked: pa.Table,
+    rows: pa.Table,
     told: Callable[[int, int], None],
 ) -> pa.Table:
     """The query over a bounded number of rows at a time: each row is spread over all tiles of its window."""
     pieces = []
-    for start in range(0, max(len(asked), 1), ROWS_MAX):
-        connection.register("asked", asked.slice(start, ROWS_MAX))
+    for start in range(0, max(len(rows), 1), ROWS_MAX):
+        connection.register("asked", rows.slice(start, ROWS_MAX))
         pieces.append(connection.sql(query).to_arrow_table())
         connection.unregister("asked")
-        told(min(start + ROWS_MAX, len(asked)), len(asked))
+        told(min(start + ROWS_MAX, len(rows)), len(rows))
     return pa.concat_tables(pieces)
 
 

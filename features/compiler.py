@@ -18,6 +18,8 @@ from feast.data_source import DataSource
 from feast.on_demand_feature_view import OnDemandFeatureView
 
 from features.refusal import PlanRefused, Refusal
+from features.row_view_compiler import RowViewCompiler
+from features.row_views import RowView
 from features.view_compiler import ViewCompiler
 from features.views import Plan, Service, View
 from schemas.topics import Topic, table_of
@@ -45,24 +47,31 @@ def compile_repo(module: ModuleType, topics: Mapping[str, Topic] | None = None) 
     objects = _objects(list(found.values()))
     entities = {e.name: e for e in objects if isinstance(e, Entity)}
     places = _places(module, found)
-    views, services = [], []
+    views, row_views, services = [], [], []
     refusals: list[Refusal] = []
     for definition in objects:
         if isinstance(definition, StreamFeatureView):
             compiler = ViewCompiler(definition, entities, known)
             views.append(compiler.view())
             refusals += _at(places, definition, compiler.refusals)
-        elif isinstance(definition, FeatureView | OnDemandFeatureView):
-            refusals += _at(places, definition, [_not_stream(definition)])
+        elif isinstance(definition, FeatureView):
+            of_rows = RowViewCompiler(definition, entities)
+            row_views.append(of_rows.view())
+            refusals += _at(places, definition, of_rows.refusals)
+        elif isinstance(definition, OnDemandFeatureView):
+            refusals += _at(places, definition, [_on_demand(definition)])
     compiled = tuple(view for view in views if view is not None)
+    of_rows_compiled = tuple(view for view in row_views if view is not None)
+    known_features = {v.name: {a.name for a in v.aggregates} for v in compiled}
+    known_features |= {v.name: set(v.fields) for v in of_rows_compiled}
     for definition in objects:
         if isinstance(definition, FeatureService):
             services.append(_service(definition))
-            refusals += _at(places, definition, _service_refusals(definition, compiled))
-    refusals += _doubled(views)
+            refusals += _at(places, definition, _service_refusals(definition, known_features))
+    refusals += _doubled([*views, *row_views])
     if refusals:
         raise PlanRefused(module.__name__, refusals)
-    return Compiled(objects, Plan(compiled, tuple(services)))
+    return Compiled(objects, Plan(compiled, tuple(services), of_rows_compiled))
 
 
 def _objects(found: Sequence[object]) -> list[Any]:
@@ -72,16 +81,16 @@ def _objects(found: Sequence[object]) -> list[Any]:
     return [*sources, *objects]
 
 
-def _not_stream(definition: FeatureView | OnDemandFeatureView) -> Refusal:
+def _on_demand(definition: OnDemandFeatureView) -> Refusal:
     return Refusal(
         f"view {definition.name}",
-        "a StreamFeatureView",
-        f"it is a {type(definition).__name__}",
-        "Define it over a KafkaSource with aggregations; other views have no executor yet.",
+        "a StreamFeatureView with aggregations, or a FeatureView of rows",
+        "it is an OnDemandFeatureView, whose function Feast would pickle",
+        "Compute it in the request, or in the model.",
     )
 
 
-def _doubled(views: Sequence[View | None]) -> Iterator[Refusal]:
+def _doubled(views: Sequence[View | RowView | None]) -> Iterator[Refusal]:
     names = [view.name for view in views if view is not None]
     for name in sorted({n for n in names if names.count(n) > 1}):
         yield Refusal(f"view {name}", "one definition of a name", "there are more", "Rename one.")
@@ -96,9 +105,10 @@ def _service(definition: FeatureService) -> Service:
     return Service(definition.name, features)
 
 
-def _service_refusals(definition: FeatureService, views: Sequence[View]) -> Iterator[Refusal]:
+def _service_refusals(
+    definition: FeatureService, known: Mapping[str, set[str]]
+) -> Iterator[Refusal]:
     where = f"service {definition.name}"
-    known = {view.name: {a.name for a in view.aggregates} for view in views}
     for projection in definition.feature_view_projections:
         if projection.name_alias or projection.join_key_map:
             yield Refusal(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import types
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -91,6 +92,25 @@ def with_coordinates(
             filled = pa.array(filled, field.type)
         table = table.append_column(field, filled.cast(field.type))
     return table
+
+
+def ingested_now(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows that somebody wrote past Kafka, as rows of a lake table: ingested now, null where they say nothing.
+
+    `event_time` and `event_time_ms` follow from one another.
+    """
+    now_ms = time.time_ns() // 1_000_000
+    columns = {name: rows[name] for name in rows.column_names}
+    if "event_time" not in columns and "event_time_ms" in columns:
+        micros = pc.multiply(columns["event_time_ms"].cast(pa.int64()), 1000)
+        columns["event_time"] = micros.cast(pa.timestamp("us", tz="UTC"))
+    if "event_time" in columns and "event_time_ms" not in columns:
+        stamps = columns["event_time"].cast(pa.timestamp("ms", tz="UTC"), safe=False)
+        columns["event_time_ms"] = stamps.cast(pa.int64())
+    columns["ingest_ms"] = pa.array([now_ms] * len(rows), pa.int64())
+    filled = [columns.get(f.name, pa.nulls(len(rows), f.type)) for f in schema]
+    arrays = [a.cast(f.type, safe=False) for a, f in zip(filled, schema, strict=True)]
+    return pa.table(arrays, schema=pa.schema([f.with_nullable(True) for f in schema]))
 
 
 def _field(contract: type[BaseModel], name: str) -> pa.Field:

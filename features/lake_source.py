@@ -12,9 +12,11 @@ from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
 from features.lake import Lake
+from features.lake_schema import LAKE_COLUMNS
 from features.settings import StoreSettings
 
 EVENT_TIME = "event_time"
+FILLED_IN = {"event_time_ms", *(f.name for f in LAKE_COLUMNS)} - {EVENT_TIME}
 _VALUE_TYPES = {
     "bool": ValueType.BOOL,
     "int32": ValueType.INT32,
@@ -76,9 +78,9 @@ class LakeSource(DataSource):
         return lambda kind: _VALUE_TYPES.get(kind, ValueType.UNKNOWN)
 
     def get_table_column_names_and_types(self, config: RepoConfig) -> Iterable[tuple[str, str]]:
-        """The lake table's columns; Feast asks for them on `apply`."""
+        """The columns that a writer gives, without those that the lake fills in; Feast asks on `apply` and on writes."""
         schema = Lake(stores_of(config)).schema(self.table)
-        return [(field.name, str(field.type)) for field in schema]
+        return [(f.name, str(f.type)) for f in schema if f.name not in FILLED_IN]
 
     def get_table_query_string(self) -> str:
         """The table's name, as DuckDB knows it during a query."""
@@ -93,4 +95,6 @@ class LakeSource(DataSource):
 
 def stores_of(config: RepoConfig) -> StoreSettings:
     """The store settings that `features.feast_store.feature_store` put into Feast's configuration."""
-    return StoreSettings.model_validate_json(config.offline_store.stores)
+    held = config.offline_store.stores
+    # Feast hands its configuration on as objects, and as the text that it keeps of them.
+    return held if isinstance(held, StoreSettings) else StoreSettings.model_validate_json(held)

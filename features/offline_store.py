@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -22,7 +23,10 @@ from feast.repo_config import FeastConfigBaseModel
 from features.batch import features_as_of
 from features.entity_rows import EntityRows, entity_rows
 from features.lake import Lake
+from features.lake_schema import ingested_now
+from features.lake_source import LakeSource
 from features.retrieval import LakeRetrieval
+from features.row_batch import newest_rows
 from features.settings import StoreSettings
 from features.views import Plan, Service
 from schemas.errors import HeadraceError
@@ -82,16 +86,16 @@ class HeadraceOfflineStore(OfflineStore):
                 mend="SELECT the rows from a lake table: entity_df='SELECT … FROM …'.",
             )
         stores: StoreSettings = config.offline_store.stores
-        views = Plan.load(stores.plan_path).views
+        plan = Plan.load(stores.plan_path)
         parted = (ref.partition(":") for ref in feature_refs)
         service = Service(_SERVICE, tuple((view, feature) for view, _, feature in parted))
-        asked = Plan(views, (service,))
+        asked = Plan(plan.views, (service,), plan.row_views)
         lake = Lake(stores)
         rows = entity_rows(entity_df, lake)
         known_ms = rows.known_at_ms
         if known_ms is None and options.get("filter_by_created_timestamp"):
             known_ms = rows.event_time_ms
-        keys = [key.name for key in asked.join_keys(_SERVICE)]
+        keys = list(asked.entity_columns(_SERVICE))
 
         def compute() -> pa.Table:
             answered = features_as_of(
@@ -144,26 +148,52 @@ class HeadraceOfflineStore(OfflineStore):
 
     @staticmethod
     def pull_latest_from_table_or_query(
-        config: RepoConfig,  # noqa: ARG004
+        config: RepoConfig,
         data_source: DataSource,
-        join_key_columns: list[str],  # noqa: ARG004
-        feature_name_columns: list[str],  # noqa: ARG004
-        timestamp_field: str,  # noqa: ARG004
-        created_timestamp_column: str | None,  # noqa: ARG004
-        start_date: datetime,  # noqa: ARG004
-        end_date: datetime,  # noqa: ARG004
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None,  # noqa: ARG004 - a lake row's is when it was ingested
+        start_date: datetime,
+        end_date: datetime,
     ) -> RetrievalJob:
-        """Always refused: Feast's `materialize` copies latest rows, but a window is no row.
+        """The newest row of each entity between two instants, for `materialize`."""
+        stores: StoreSettings = config.offline_store.stores
+        table = getattr(data_source, "table", data_source.name)
+
+        def compute() -> pa.Table:
+            events = Lake(stores).scan(
+                table, since_ms=_epoch_ms(start_date), until_ms=(_epoch_ms(end_date) or 0) + 1
+            )
+            wanted = (*join_key_columns, *feature_name_columns, timestamp_field)
+            return newest_rows(events, join_key_columns, wanted)
+
+        return LakeRetrieval(compute, stores)
+
+    @staticmethod
+    def offline_write_batch(
+        config: RepoConfig,
+        feature_view: FeatureView,
+        table: pa.Table,
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Append rows to the lake table behind a view; what they do not say is null, and they are ingested now.
 
         Raises:
-            RetrievalUnsupported: always.
+            RetrievalUnsupported: the view has no lake table.
+            NoSuchLakeTable: nobody made it.
         """
-        raise RetrievalUnsupported(
-            f"materialize of {data_source.name}",
-            wanted="the stream job to fill the online store",
-            came="Feast asked for latest rows to copy",
-            mend="Run `headrace features apply`; rings come from the stream alone.",
-        )
+        source = feature_view.batch_source
+        if not isinstance(source, LakeSource):
+            raise RetrievalUnsupported(
+                f"write to view {feature_view.name}",
+                wanted="a LakeSource behind it",
+                came=f"its batch source is a {type(source).__name__}",
+            )
+        lake = Lake(config.offline_store.stores)
+        lake.append(source.table, ingested_now(table, lake.schema(source.table)))
+        if progress:
+            progress(len(table))
 
 
 def _asked(rows: EntityRows, keys: list[str], known_ms: pa.ChunkedArray | None) -> pa.Table:

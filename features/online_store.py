@@ -1,32 +1,41 @@
-"""The Feast `OnlineStore` plugin over `features.rings`, so that `FeatureStore.get_online_features` answers.
+"""The Feast `OnlineStore` plugin over `features.rings` and `features.rows`: `FeatureStore.get_online_features` answers.
 
-It reads the same rings by the same mathematics as the scorer's `VectorReader`. It never writes: the materializer is
-the single writer of rings, and a value pushed from elsewhere could not be told from a count of events.
+Windowed views are read from the same rings by the same mathematics as the scorer's `VectorReader`, and never written: the
+materializer is the single writer of rings, and a value pushed from elsewhere could not be told from a count of events.
+Views of rows are written by whoever has rows (`materialize`, `push`, `write_to_online_store`), and the newest one wins.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
+from feast.infra.supported_async_methods import SupportedAsyncMethods
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
 from feast.types import Int32, Int64
 
+from features import rows
 from features.ring import RingFormat
 from features.rings import Rings, entity_key
+from features.row_views import RowView
+from features.rows import Rows
 from features.settings import StoreSettings
 from features.tile_row import KeyValue
 from features.views import Plan, View
 from schemas.errors import HeadraceError
+
+WRITE_ROWS_MAX = 5_000
 
 Row = tuple[datetime | None, dict[str, Value] | None]
 
@@ -49,9 +58,15 @@ class _Opened:
 
     def __init__(self, stores: StoreSettings) -> None:
         self.stores = stores
+        self.plan_ns = Path(stores.plan_path).stat().st_mtime_ns
         self.plan = Plan.load(stores.plan_path)
-        self.rings = Rings(stores)
+        self.rings = Rows(stores)
+        self.row_views = {view.name: view for view in self.plan.row_views}
         self._formats: dict[str, RingFormat] = {}
+
+    def outdated(self) -> bool:
+        """Whether the plan was applied anew since; looking costs microseconds."""
+        return Path(self.stores.plan_path).stat().st_mtime_ns != self.plan_ns
 
     def format(self, view: View) -> RingFormat:
         """The ring format of a view, made once."""
@@ -74,7 +89,8 @@ class HeadraceOnlineStore(OnlineStore):
 
     def _open(self, config: RepoConfig) -> _Opened:
         stores: StoreSettings = config.online_store.stores
-        if stores not in self._opened:
+        held = self._opened.get(stores)
+        if held is None or held.outdated():
             self._opened[stores] = _Opened(stores)
         return self._opened[stores]
 
@@ -85,8 +101,14 @@ class HeadraceOnlineStore(OnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[Row]:
-        """The latest event time and the values of each entity; one never seen has no time, and empty windows."""
+        """The latest event time and the values of each entity.
+
+        An entity never seen has no time, and empty windows or no row; a row older than the view's ttl has its time, and
+        nulls.
+        """
         opened = self._open(config)
+        if table.name in opened.row_views:
+            return _read_rows(opened, opened.row_views[table.name], entity_keys, requested_features)
         view = opened.plan.view(table.name)
         fmt = opened.format(view)
         names = list(requested_features or [a.name for a in view.aggregates])
@@ -102,22 +124,68 @@ class HeadraceOnlineStore(OnlineStore):
 
     def online_write_batch(
         self,
-        config: RepoConfig,  # noqa: ARG002 - Feast's interface
+        config: RepoConfig,
         table: FeatureView,
         data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],
-        progress: Callable[[int], Any] | None,  # noqa: ARG002
+        progress: Callable[[int], Any] | None,
     ) -> None:
-        """Always refused: see the module's text.
+        """Write rows of a view of rows; of one entity the newest stays, whatever the order of writes.
 
         Raises:
-            OnlineWriteRefused: always.
+            OnlineWriteRefused: the view is windowed: see the module's text.
         """
-        raise OnlineWriteRefused(
-            f"online store of view {table.name}",
-            wanted="tile rows from the stream job",
-            came=f"Feast wrote {len(data)} finished values",
-            mend="Publish the events to the view's topic; the materializer does the rest.",
+        opened = self._open(config)
+        view = opened.row_views.get(table.name)
+        if view is None:
+            raise OnlineWriteRefused(
+                f"online store of view {table.name}",
+                wanted="tile rows from the stream job",
+                came=f"Feast wrote {len(data)} finished values",
+                mend="Publish the events to the view's topic; the materializer does the rest.",
+            )
+        for start in range(0, len(data), WRITE_ROWS_MAX):
+            some = data[start : start + WRITE_ROWS_MAX]
+            opened.rings.offer(view.name, (_row(view, *one) for one in some))
+            if progress:
+                progress(len(some))
+
+    async def online_read_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[Row]:
+        """`online_read`, in a thread: it is one round trip."""
+        return await asyncio.to_thread(
+            self.online_read, config, table, entity_keys, requested_features
         )
+
+    async def online_write_batch_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """`online_write_batch`, in a thread."""
+        await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
+
+    @property
+    def async_supported(self) -> SupportedAsyncMethods:
+        """Reads and writes may be awaited."""
+        return SupportedAsyncMethods(read=True, write=True)
+
+    def delete_entities(
+        self, config: RepoConfig, table: FeatureView, entity_keys: list[EntityKey]
+    ) -> int:
+        """Forget what is held of entities, rows and rings alike. Returns how many there were.
+
+        A ring comes back with the entity's next event; the lake and the topics keep their records.
+        """
+        opened = self._open(config)
+        keys = [_stored_key(opened, table.name, key) for key in entity_keys]
+        return opened.rings.forget(table.name, keys)
 
     def update(
         self,
@@ -147,6 +215,57 @@ class HeadraceOnlineStore(OnlineStore):
             for table in tables:
                 rings.delete(table.name)
             rings.close()
+
+
+def _read_rows(
+    opened: _Opened, view: RowView, entity_keys: list[EntityKey], names: list[str] | None
+) -> list[Row]:
+    found = opened.rings.newest(view.name, [_row_key(view, key) for key in entity_keys])
+    now_ms = opened.as_of_ms()
+    wanted = list(names or view.fields)
+    rows: list[Row] = []
+    for row in found:
+        if row is None:
+            rows.append((None, None))
+            continue
+        fresh = not view.ttl_s or now_ms - row.event_ms <= view.ttl_s * 1000
+        values = {n: _value(row.fields.get(n) if fresh else None) for n in wanted}
+        rows.append((datetime.fromtimestamp(row.event_ms / 1000, tz=UTC), values))
+    return rows
+
+
+def _row(
+    view: RowView,
+    key: EntityKey,
+    values: Mapping[str, Value],
+    event_time: datetime,
+    created: datetime | None,
+) -> tuple[bytes, rows.Row]:
+    fields = {n: v.SerializeToString() for n, v in values.items()}
+    return _row_key(view, key), rows.Row(_ms(event_time), _ms(created or event_time), fields)
+
+
+def _row_key(view: RowView, key: EntityKey) -> bytes:
+    given: Mapping[str, Value] = dict(zip(key.join_keys, key.entity_values, strict=True))
+    return entity_key([_plain(given[name]) for name in view.join_keys])
+
+
+def _stored_key(opened: _Opened, name: str, key: EntityKey) -> bytes:
+    if name in opened.row_views:
+        return _row_key(opened.row_views[name], key)
+    return entity_key(_key_values(opened.plan.view(name), key))
+
+
+def _value(packed: bytes | None) -> Value:
+    value = Value()
+    if packed is not None:
+        value.ParseFromString(packed)
+    return value
+
+
+def _ms(at: datetime) -> int:
+    """Epoch milliseconds; a time without a zone is UTC, as Feast has it."""
+    return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _key_values(view: View, key: EntityKey) -> list[KeyValue]:

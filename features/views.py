@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from features.row_views import RowView
 from schemas.errors import HeadraceError
 
 Function = Literal["count", "sum", "mean", "min", "max", "std", "var", "first", "last"]
@@ -221,6 +222,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     views: tuple[View, ...] = ()
     services: tuple[Service, ...] = ()
+    row_views: tuple[RowView, ...] = ()
     version: int = 1
 
     def view(self, name: str) -> View:
@@ -238,17 +240,31 @@ class Plan(msgspec.Struct, frozen=True):
         raise _unknown("services of the plan", name, [s.name for s in self.services])
 
     def service_views(self, name: str) -> tuple[View, ...]:
-        """The views of a service, in order of first use."""
-        return tuple(self.view(view) for view in self.service(name).views)
+        """The windowed views of a service, in order of first use."""
+        rows = {view.name for view in self.row_views}
+        return tuple(self.view(view) for view in self.service(name).views if view not in rows)
+
+    def service_row_views(self, name: str) -> tuple[RowView, ...]:
+        """The views of rows of a service, in order of first use."""
+        rows = {view.name: view for view in self.row_views}
+        return tuple(rows[view] for view in self.service(name).views if view in rows)
 
     def join_keys(self, name: str) -> tuple[JoinKey, ...]:
-        """Every join key that a service needs, each once."""
+        """Every join key that a service's windowed views need, each once."""
         return tuple(dict.fromkeys(k for view in self.service_views(name) for k in view.join_keys))
+
+    def entity_columns(self, name: str) -> tuple[str, ...]:
+        """The columns that name entities for all of a service's views, each once."""
+        windowed = [key.name for key in self.join_keys(name)]
+        rows = [key for view in self.service_row_views(name) for key in view.join_keys]
+        return tuple(dict.fromkeys([*windowed, *rows]))
 
     def service_fingerprint(self, name: str) -> str:
         """16 hex digits over the features of a service, their order and their meaning."""
         service = self.service(name)
-        return _digest(service.features, [v.fingerprint for v in self.service_views(name)])
+        rows = [view.fingerprint for view in self.service_row_views(name)]
+        windowed = [view.fingerprint for view in self.service_views(name)]
+        return _digest(service.features, windowed, *([rows] if rows else []))
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
@@ -272,6 +288,7 @@ class Plan(msgspec.Struct, frozen=True):
         ordered = Plan(
             views=tuple(sorted(self.views, key=lambda v: v.name)),
             services=tuple(sorted(self.services, key=lambda s: s.name)),
+            row_views=tuple(sorted(self.row_views, key=lambda v: v.name)),
         )
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
