@@ -12,6 +12,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
+from features.state_cost import Cost, refuse_costly
 from features.views import Plan
 from pipelines.flink_jobs import FlinkJobs, FlinkUnavailable, RunningJob, submit
 from pipelines.flink_sql import Job, job, job_prefix
@@ -34,12 +35,14 @@ class Deployed(NamedTuple):
         topics: Tile topics created; from `plan`, those that the views write to.
         submitted: Views whose job is submitted; from `plan`, None where the cluster does not answer.
         cancelled: Jobs cancelled, by name.
+        costs: What each view keeps for an entity.
     """
 
     diff: Diff
     topics: tuple[str, ...]
     submitted: tuple[str, ...] | None
     cancelled: tuple[str, ...]
+    costs: tuple[Cost, ...] = ()
 
 
 def plan(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings) -> Deployed:
@@ -48,16 +51,18 @@ def plan(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSet
     Raises:
         PlanRefused: A definition cannot be run; every reason is in it.
         SqlRefused: A name of a view cannot be put into SQL.
+        StateRefused: A view would keep more than is allowed for an entity.
     """
     feast_store = _feast_store()
     wanted, diff = feast_store.plan(case, stores)
+    costs = _costs(wanted, flink)
     jobs = _jobs(wanted, kafka, flink)
     tile_topics = tuple(view.topic_out for view in wanted.views)
     try:
         with FlinkJobs(flink) as cluster:
             alive = cluster.alive()
     except FlinkUnavailable:
-        return Deployed(diff, tile_topics, None, ())
+        return Deployed(diff, tile_topics, None, (), costs)
     running = {one.name for one in alive}
     missing = [one for one in jobs if one.name not in running]
     outdated = _of_views(alive, [one.view for one in missing]) + _of_views(alive, _removed(diff))
@@ -66,6 +71,7 @@ def plan(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSet
         tile_topics,
         tuple(one.view for one in missing),
         tuple(one.name for one in outdated),
+        costs,
     )
 
 
@@ -78,10 +84,11 @@ def apply(
 ) -> Deployed:
     """Make the engines run a use case's definitions.
 
+    A job that is not running starts from the state that it left, unless its definition has changed or its tiles are gone.
     Rings of a removed view are left to the online store; nothing reads them any more.
 
     Raises:
-        PlanRefused, SqlRefused: A definition cannot be run; nothing was changed.
+        PlanRefused, SqlRefused, StateRefused: A definition cannot be run; nothing was changed.
         LakeSchemaChanged: A lake table has other columns than its contract.
         TopicError, FlinkUnavailable, SubmissionFailed: An engine is out of reach or refused; apply again.
     """
@@ -89,7 +96,8 @@ def apply(
     say("registering definitions")
     feast_store = _feast_store()
     wanted, _ = feast_store.plan(case, stores)
-    # Compiled before anything is written, so that a refused name changes nothing.
+    # Before anything is written, so that what is refused changes nothing.
+    costs = _costs(wanted, flink)
     jobs = _jobs(wanted, kafka, flink)
     diff = feast_store.apply(case, stores)
     applied = Plan.load(stores.plan_path)
@@ -99,12 +107,15 @@ def apply(
         cancelled = _of_views(cluster.alive(), _removed(diff))
         cluster.cancel(cancelled)
     say("submitting feature jobs")
-    submitted = submit(jobs, flink, say)
+    # Tiles of a new topic must all be written, and a job that goes on writes only those that change.
+    lasting = [view.name for view in applied.views if view.topic_out not in created]
+    submitted = submit(jobs, flink, say, lasting=lasting)
     return Deployed(
         diff,
         tuple(created),
         tuple(one.view for one in submitted),
         tuple(one.name for one in cancelled),
+        costs,
     )
 
 
@@ -116,6 +127,10 @@ def _feast_store() -> ModuleType:
 
 def _jobs(wanted: Plan, kafka: KafkaSettings, flink: FlinkSettings) -> list[Job]:
     return [job(view, kafka, flink) for view in wanted.views]
+
+
+def _costs(wanted: Plan, flink: FlinkSettings) -> tuple[Cost, ...]:
+    return tuple(refuse_costly(wanted.views, flink.lateness_s, flink.entity_bytes_max))
 
 
 def _removed(diff: Diff) -> list[str]:

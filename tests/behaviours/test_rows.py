@@ -268,3 +268,15 @@ def test_a_view_of_rows_that_cannot_run_is_refused(definition: FeatureView, reas
     with pytest.raises(PlanRefused) as refused:
         compile_repo(module, {})
     assert any(reason in str(r) for r in refused.value.refusals)
+
+
+def test_a_view_that_is_gone_from_the_definitions_leaves_the_registry(
+    lab: StoreSettings, store: FeatureStore
+) -> None:
+    module = sys.modules[f"features.{CASE}"]
+    kept = vars(module).pop("d6")
+    assert kept is kinds
+    changes = apply(CASE, lab)
+    assert changes.removed == ("view all_kinds",)
+    store.refresh_registry()
+    assert "all_kinds" not in {v.name for v in store.list_batch_feature_views()}

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+from features.ring import RingFormat
+from features.rings import Rings, entity_key
+from features.state_cost import StateRefused, cost, refuse_costly
+from tests.features.readings import VIEW
+
+if TYPE_CHECKING:
+    from features.settings import StoreSettings
+
+LATENESS_S = 86_400
+
+
+def test_a_ring_costs_in_redis_what_is_said(stores: StoreSettings) -> None:
+    rings, count = Rings(stores), 2_000
+    client = redis.Redis.from_url(stores.redis_url)
+    packed = RingFormat(VIEW).empty().tobytes()
+    before = client.info("memory")["used_memory_dataset"]
+    rings.write(("cost", entity_key([f"sensor-{n:06}"]), packed) for n in range(count))
+    measured = (client.info("memory")["used_memory_dataset"] - before) / count
+    rings.delete("cost")
+    rings.close()
+    client.close()
+    assert cost(VIEW, LATENESS_S).ring_bytes == pytest.approx(measured, rel=0.15)
+
+
+def test_state_grows_with_window_lateness_and_hops() -> None:
+    short, long = cost(VIEW, 0), cost(VIEW, LATENESS_S)
+    assert short.ring_bytes == long.ring_bytes
+    assert long.flink_bytes > short.flink_bytes
+    assert len(long.arithmetic) == 1 + len(VIEW.layouts)
+    assert long.gib_a_million[0] == pytest.approx(long.ring_bytes * 1e6 / 2**30)
+
+
+def test_a_view_beyond_the_limit_is_refused_with_the_arithmetic() -> None:
+    with pytest.raises(StateRefused, match=r"tiles of 60 s x .* B"):
+        refuse_costly([VIEW], LATENESS_S, 1_000)
+    assert [c.view for c in refuse_costly([VIEW], LATENESS_S, 10**9)] == [VIEW.name]
