@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -192,6 +193,17 @@ class View(msgspec.Struct, frozen=True, dict=True):
             *(["origin"] if self.origin_offsets else []),
         )
 
+    def meaning(self, names: Sequence[str]) -> str:
+        """16 hex digits over all that changes the values of these features; others beside them change nothing."""
+        return _digest(
+            self.topic,
+            self.table,
+            self.event_id_field,
+            self.join_keys,
+            [self.aggregate(name) for name in sorted(names)],
+            self.row_sql,
+        )
+
     @cached_property
     def layout_fingerprint(self) -> str:
         """16 hex digits over what a stored ring depends on: a new feature over old tiles keeps the rings."""
@@ -260,10 +272,14 @@ class Plan(msgspec.Struct, frozen=True):
         return tuple(dict.fromkeys([*windowed, *rows]))
 
     def service_fingerprint(self, name: str) -> str:
-        """16 hex digits over the features of a service, their order and their meaning."""
+        """16 hex digits over the features of a service, their order and their meaning.
+
+        A feature that is added to one of its views changes nothing: a model that does not use it goes on.
+        """
         service = self.service(name)
+        used = {v: [f for owner, f in service.features if owner == v] for v in service.views}
+        windowed = [view.meaning(used[view.name]) for view in self.service_views(name)]
         rows = [view.fingerprint for view in self.service_row_views(name)]
-        windowed = [view.fingerprint for view in self.service_views(name)]
         return _digest(service.features, windowed, *([rows] if rows else []))
 
     @classmethod

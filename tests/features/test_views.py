@@ -13,7 +13,9 @@ from features.views import (
     Partial,
     Plan,
     PlanUnreadable,
+    Service,
     UnknownDefinition,
+    View,
 )
 from tests.features.readings import PLAN, VIEW
 
@@ -84,3 +86,20 @@ def test_reading_vectors_imports_no_heavy_engine() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert found.stderr.strip() == "[]"
+
+
+def test_a_service_means_its_own_features_and_no_others() -> None:
+    (service,) = PLAN.services
+    mine = service_of(VIEW, service.features[:3])
+    window = Aggregate("sum_3h", "value", "sum", 10_800, 600)
+    grown = msgspec.structs.replace(VIEW, aggregates=(*VIEW.aggregates, window))
+    assert grown.fingerprint != VIEW.fingerprint
+    assert service_of(grown, service.features[:3]) == mine
+    assert service_of(VIEW, service.features[:2]) != mine
+    wider = msgspec.structs.replace(VIEW.aggregates[0], window_s=600)
+    changed = msgspec.structs.replace(VIEW, aggregates=(wider, *VIEW.aggregates[1:]))
+    assert service_of(changed, service.features[:3]) != mine
+
+
+def service_of(view: View, features: tuple[tuple[str, str], ...]) -> str:
+    return Plan((view,), (Service("s", features),)).service_fingerprint("s")
