@@ -33,6 +33,13 @@ check: lint types imports test ## exactly what CI runs: lint, types, import rule
 bench: .venv/.ready jars ## the benchmarks under tests/benchmarks; writes benchmarks/results.json
 	$(BIN)/python -m pytest tests/benchmarks -o python_files="bench_*.py" -s -q $(ARGS)
 
+CASES ?=
+SEEDS ?= 1
+
+.PHONY: faults
+faults: .venv/.ready jars ## the fault cases of docs/faults.md (CASES=18,27, SEEDS=3; default: all, one seed)
+	$(BIN)/python -m tests.faults $(if $(CASES),--cases $(CASES)) --seeds $(SEEDS) $(ARGS)
+
 .PHONY: up
 up: .venv/.ready jars ## start the local stack
 	$(BIN)/headrace up $(ARGS)

@@ -182,7 +182,7 @@ def compute(
         for layout in view.layouts:
             mine = [a for a in wanted if a.hop_s == layout.hop_s]
             if mine:
-                connection.execute(_tables(view, layout))
+                connection.execute(tile_tables(view, layout))
                 query = _query(view, layout, mine, head)
                 values = _in_pieces(connection, query, rows, _told(view, progress))
                 columns |= {a.name: values[a.name] for a in mine}
@@ -209,8 +209,11 @@ def _told(view: View, progress: Progress | None) -> Callable[[int, int], None]:
     return lambda done, of: progress(view.name, done, of) if progress else None
 
 
-def _tables(view: View, layout: Layout) -> str:
-    """The hop's events and tiles. NaN is null, as everywhere."""
+def tile_tables(view: View, layout: Layout) -> str:
+    """SQL that makes the hop's events `e` and tiles `tiles` of `events_in`. NaN is null, as everywhere.
+
+    Join keys are `k0`, `k1`, … there, in the view's order.
+    """
     columns = ", ".join(
         f"CASE WHEN isnan({_quoted(c)}::DOUBLE) THEN NULL ELSE {_quoted(c)}::DOUBLE END AS {_col(c)}"
         if view.columns[c] != "string"

@@ -9,6 +9,7 @@ from feast import Entity, FeatureStore, FeatureView
 from feast.feature_service import FeatureService
 from feast.repo_config import RepoConfig
 
+from features import feast_yaml
 from features.compiler import compile_repo
 from features.lake import Lake
 from features.lake_schema import lake_schema
@@ -78,6 +79,7 @@ def apply(case: str, stores: StoreSettings) -> Diff:
     made = [name for name, contract in tables.items() if lake.create(name, lake_schema(contract))]
     store = feature_store(stores)
     store.apply(compiled.objects, objects_to_delete=_gone(store, compiled.objects), partial=False)
+    feast_yaml.write(stores)
     compiled.plan.save(stores.plan_path)
     return changes._replace(tables=tuple(sorted(made)))
 
@@ -96,6 +98,7 @@ def diff(applied: Plan, wanted: Plan) -> Diff:
 
 def _fingerprints(of: Plan) -> dict[str, str]:
     views = {f"view {v.name}": v.fingerprint for v in of.views}
+    views |= {f"view {v.name}": v.fingerprint for v in of.row_views}
     return views | {f"service {s.name}": of.service_fingerprint(s.name) for s in of.services}
 
 
@@ -115,6 +118,7 @@ def _gone(store: FeatureStore, objects: list[Any]) -> list[Any]:
     held = [
         *store.list_feature_services(),
         *store.list_stream_feature_views(),
+        *store.list_batch_feature_views(),
         *(e for e in store.list_entities() if e.name != "__dummy"),
     ]
     return [o for o in held if not any((kind, o.name) in kept for kind in _kinds(o))]

@@ -25,7 +25,7 @@ from pyiceberg.exceptions import (
     TableAlreadyExistsError,
 )
 from pyiceberg.expressions import BooleanExpression, GreaterThanOrEqual, LessThan
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from features.settings import StoreSettings
 from schemas.errors import HeadraceError
@@ -42,6 +42,8 @@ BATCH = "headrace.batch"
 # it; some thirty seconds of waiting outlast any of them.
 BUSY_TIMEOUT_S = 30
 APPEND_TRIES_MAX = 20
+# A new catalog is three things to make, and each can be lost to another worker once.
+OPEN_TRIES_MAX = 5
 PROPERTIES = {
     # PyIceberg's own retry would append again without looking at the offsets that the winner committed.
     "commit.retry.num-retries": "0",
@@ -82,6 +84,10 @@ class Lake:
         Raises:
             LakeSchemaChanged: it exists with other columns.
         """
+        # To look takes no lock; to create takes the catalog's write lock, and writes a metadata file first.
+        if self.exists(table):
+            self._hold_to(table, schema)
+            return False
         try:
             made = self._catalog.create_table(self._name(table), schema, properties=PROPERTIES)
         except TableAlreadyExistsError:
@@ -211,13 +217,20 @@ def _open(stores: StoreSettings) -> Catalog:
         warehouse = f"file://{Path(warehouse.removeprefix('file://')).resolve()}"
     if warehouse.startswith("file://"):
         Path(urlsplit(warehouse).path).mkdir(parents=True, exist_ok=True)
-    catalog = load_catalog("headrace", type=stores.catalog_type, uri=uri, warehouse=warehouse)
-    try:
-        catalog.create_namespace_if_not_exists(stores.namespace)
-    except NamespaceAlreadyExistsError:
-        # Another worker made it between the look and the write.
-        return catalog
-    return catalog
+    for tries_left in reversed(range(OPEN_TRIES_MAX)):
+        try:
+            catalog = load_catalog(
+                "headrace", type=stores.catalog_type, uri=uri, warehouse=warehouse
+            )
+            catalog.create_namespace_if_not_exists(stores.namespace)
+        except (OperationalError, IntegrityError, NamespaceAlreadyExistsError):
+            # Another worker made a table of the catalog, or the namespace, between the look and the write: look again.
+            if not tries_left:
+                raise
+            time.sleep(random.uniform(0.01, 0.05))
+        else:
+            return catalog
+    raise AssertionError
 
 
 def _newest_first(table: Table) -> Iterator[Snapshot]:

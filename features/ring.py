@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features.tile_row import TileRow
+from features.tile_row import SEPARATOR, TileRow
 from features.tiles import EMPTY_TILE, NEUTRAL, Bools, Floats, Ints, Tiles, evaluate
-from features.views import View
+from features.views import Layout, View
 
+# 15 digits of time, a separator, and the longest id (`schemas.events.Id`).
+STAMP_BYTES = 15 + 1 + 128
 MAGIC = 0x48524E47  # "HRNG"
 VERSION = 1
 
@@ -54,6 +56,8 @@ class RingFormat:
                 (f"n_{layout.hop_s}", "<i8", (layout.tiles,)),
                 (f"partials_{layout.hop_s}", "<f8", (len(layout.partials), layout.tiles)),
             ]
+            if view.origin_offsets:
+                fields += _origin_fields(layout)
         self.dtype = np.dtype(fields)
         self._tiles_of_hop = {layout.hop_s: layout.tiles for layout in view.layouts}
         self._empty = self._make_empty()
@@ -75,6 +79,8 @@ class RingFormat:
             ring[f"tile_{layout.hop_s}"] = EMPTY_TILE
             neutral = [NEUTRAL[p.kind] for p in layout.partials]
             ring[f"partials_{layout.hop_s}"] = np.array(neutral)[None, :, None]
+            if self.view.origin_offsets:
+                ring[f"offset_{layout.hop_s}"] = ring[f"clock_{layout.hop_s}"] = -1
         return ring
 
     def usable(self, packed: bytes | None) -> bool:
@@ -117,6 +123,8 @@ class RingFormat:
                 records[f"tile_{row.hop_s}"][position, slot] = row.tile
                 records[f"n_{row.hop_s}"][position, slot] = row.n
                 records[f"partials_{row.hop_s}"][position, :, slot] = row.partials
+                if self.view.origin_offsets:
+                    _stand(records, position, slot, row)
                 applied += 1
             self._advance(records, position, row)
         return Applied(applied, outdated, expired)
@@ -155,3 +163,27 @@ class RingFormat:
         longest_ms = self.view.layouts[-1].hop_ms
         ahead: Bools = (clock > as_of_ms) & (clock // longest_ms == as_of_ms // longest_ms)
         return ahead
+
+
+def stamp(event_time_ms: int, event_id: str) -> bytes:
+    """Orders events as the stream job does: by time, then by id."""
+    return f"{event_time_ms:015d}{SEPARATOR}{event_id}".encode()
+
+
+def _origin_fields(layout: Layout) -> list[tuple[Any, ...]]:
+    """What own events are folded by: up to which offset and time each tile goes, and whose its `first`, `last` are."""
+    stamped = sum(p.kind in ("first", "last") for p in layout.partials)
+    fields: list[tuple[Any, ...]] = [
+        (f"offset_{layout.hop_s}", "<i8", (layout.tiles,)),
+        (f"clock_{layout.hop_s}", "<i8", (layout.tiles,)),
+    ]
+    if stamped:
+        fields.append((f"stamp_{layout.hop_s}", f"S{STAMP_BYTES}", (stamped, layout.tiles)))
+    return fields
+
+
+def _stand(records: Records, position: int, slot: int, row: TileRow) -> None:
+    records[f"offset_{row.hop_s}"][position, slot] = row.source_offset
+    records[f"clock_{row.hop_s}"][position, slot] = row.clock_ms
+    if row.stamps:
+        records[f"stamp_{row.hop_s}"][position, :, slot] = [s.encode() for s in row.stamps]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
+from typing import Any
 
 import msgspec
 import redis
@@ -19,9 +21,34 @@ from schemas.errors import HeadraceError
 
 EntityKey = bytes
 
+# Pairs of what must be held ('' for nothing) and what shall be; the answer is which keys had something else.
+_REPLACE = """
+local changed = {}
+for i, key in ipairs(KEYS) do
+  if (redis.call('GET', key) or '') == ARGV[2 * i - 1] then
+    redis.call('SET', key, ARGV[2 * i])
+  else
+    changed[#changed + 1] = i
+  end
+end
+return changed
+"""
+
 
 class OnlineStoreUnavailable(HeadraceError):
     """Redis did not answer, or refused."""
+
+
+def _without_secrets(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return scheme + separator + rest.rpartition("@")[2]
+
+
+def _tls(stores: StoreSettings) -> dict[str, Any]:
+    """The certificates to check a `rediss://` server by; a plain connection takes no such setting."""
+    if not stores.redis_url.startswith("rediss://") or not stores.redis_ca_path:
+        return {}
+    return {"ssl_ca_certs": stores.redis_ca_path}
 
 
 def entity_key(values: Sequence[KeyValue]) -> EntityKey:
@@ -37,11 +64,13 @@ class Rings:
 
     def __init__(self, stores: StoreSettings) -> None:
         password = stores.redis_password
-        self._where = f"online store at {stores.redis_url}"
+        self._where = f"online store at {_without_secrets(stores.redis_url)}"
         self._prefix = f"{stores.project}:".encode()
         self._redis = redis.Redis.from_url(
             stores.redis_url,
-            password=password.get_secret_value() if password else None,
+            **_tls(stores),
+            **({"username": stores.redis_user} if stores.redis_user else {}),
+            **({"password": password.get_secret_value()} if password else {}),
             socket_timeout=stores.redis_timeout_ms / 1000,
             socket_connect_timeout=stores.redis_timeout_ms / 1000,
             socket_keepalive=True,
@@ -73,6 +102,27 @@ class Rings:
             with self._reported():
                 self._redis.mset(values)
         return len(values)
+
+    def replace(
+        self, view: str, items: Sequence[tuple[EntityKey, bytes | None, bytes]]
+    ) -> list[EntityKey]:
+        """Write (key, held, packed) where still `held` is there. Returns the keys where something else was."""
+        if not items:
+            return []
+        with self._reported():
+            script = self._redis.register_script(_REPLACE)
+            changed = script(
+                keys=[self._key(view, key) for key, _, _ in items],
+                args=[part for _, held, packed in items for part in (held or b"", packed)],
+            )
+        return [items[position - 1][0] for position in changed]
+
+    def entities(self, view: str, at_most: int) -> list[EntityKey]:
+        """The keys of a view's entities, as many as wanted, in no order; for a person's eye, not for the hot path."""
+        prefix = self._key(view, b"")
+        with self._reported():
+            found = islice(self._redis.scan_iter(prefix + b"*", count=1000), at_most)
+            return [key.removeprefix(prefix) for key in found]
 
     def delete(self, view: str) -> int:
         """Forget all rings of a view and its clock; for a definition that was removed."""

@@ -13,7 +13,10 @@ class StoreSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_user: str | None = None
     redis_password: SecretStr | None = None
+    # Whose certificates count for `rediss://`: a PEM file; the machine's own by default.
+    redis_ca_path: str | None = None
     redis_timeout_ms: int = 2_000
     catalog_uri: str = "sqlite:///.headrace/lake/catalog.db"
     catalog_type: str = "sql"

@@ -20,7 +20,10 @@ KeyValue = str | int | None
 
 
 class TileRow(NamedTuple):
-    """A tile's whole value; `partials` are in the order of the hop's layout, null as NaN."""
+    """A tile's whole value; `partials` are in the order of the hop's layout, null as NaN.
+
+    `stamps` are the time and event id behind each `first` and `last`, for views whose tiles a scorer folds into.
+    """
 
     hop_s: int
     tile: int
@@ -29,6 +32,7 @@ class TileRow(NamedTuple):
     clock_ms: int
     source_offset: int = -1
     source_partition: int = -1
+    stamps: tuple[str, ...] = ()
 
 
 class TileRowDecoder:
@@ -37,6 +41,7 @@ class TileRowDecoder:
     def __init__(self, view: View) -> None:
         self._keys = tuple(key.name for key in view.join_keys)
         self._partials = {str(layout.hop_s): layout.partials for layout in view.layouts}
+        self._stamped = view.origin_offsets
         self._decode = msgspec.json.Decoder(dict[str, Any]).decode
 
     def decode(self, value: bytes | None) -> tuple[tuple[KeyValue, ...], TileRow] | None:
@@ -63,6 +68,7 @@ class TileRowDecoder:
             clock_ms=fields["clock_ms"],
             source_offset=_or_unknown(fields.get("source_offset")),
             source_partition=_or_unknown(fields.get("source_partition")),
+            stamps=_stamps(fields, partials) if self._stamped else (),
         )
 
 
@@ -97,6 +103,11 @@ def _number(value: float | str | None, partial: Partial) -> float:
     if isinstance(value, str):
         return float(value.rsplit(SEPARATOR, 1)[1])
     return float(value)
+
+
+def _stamps(fields: Mapping[str, Any], partials: tuple[Partial, ...]) -> tuple[str, ...]:
+    found = (fields.get(p.field) for p in partials if p.kind in ("first", "last"))
+    return tuple("" if text is None else text.rsplit(SEPARATOR, 1)[0] for text in found)
 
 
 def _or_unknown(value: int | None) -> int:

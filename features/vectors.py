@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from features import own_events
+from features.own_events import Key, Own, OwnEvents
+from features.progress import PROGRESS_KEY, Progress
 from features.ring import Records, RingFormat
 from features.rings import EntityKey, Rings, entity_key
 from features.settings import StoreSettings
@@ -27,9 +30,11 @@ class Vectors(NamedTuple):
         values: `[rows, features]`; null is NaN.
         age_ms: `[rows, views]`, the instant minus the entity's latest event (negative where the ring is ahead of
             it by that much, but never −1); −1 where there is no ring.
-        ahead: `[rows, views]`, whether an event later than the row's instant is in its head tile.
+        ahead: `[rows, views]`, whether an event later than the row's instant is in its head tile, or, for views that own
+            events are folded into, one after the row's request in its partition is in any.
         read_at_ms: Wall clock just after the store answered, so that what it held was ingested before.
         discarded: Rings that were not of the view's layout and counted as absent.
+        unsettled: `[rows, views]`, whether events before the row's request may be missing; None where none was asked.
     """
 
     names: tuple[str, ...]
@@ -39,6 +44,7 @@ class Vectors(NamedTuple):
     ahead: Bools
     read_at_ms: int
     discarded: int
+    unsettled: Bools | None = None
 
 
 class _ViewReader:
@@ -48,6 +54,13 @@ class _ViewReader:
         self.format = RingFormat(view)
         self.columns = [i for i, _ in mine]
         self.features = [feature for _, feature in mine]
+        self.extra = [PROGRESS_KEY] if view.origin_offsets else []
+        self.reached: dict[int, int] = {}
+
+    def entities(self, entities: Mapping[str, Sequence[KeyValue]]) -> list[Key | None]:
+        """The entity of each row; None where it has none."""
+        columns = [entities[key.name] for key in self.view.join_keys]
+        return [None if None in key else key for key in zip(*columns, strict=True)]
 
     def keys(self, entities: Mapping[str, Sequence[KeyValue]]) -> tuple[list[EntityKey], Ints]:
         """Each distinct key once, and for each row which of them; a row with a null key gets −1."""
@@ -58,6 +71,31 @@ class _ViewReader:
             for values in zip(*columns, strict=True)
         ]
         return list(seen), np.array(rows, dtype=np.int64)
+
+    def fold(
+        self,
+        records: Records,
+        entities: Mapping[str, Sequence[KeyValue]],
+        as_of_ms: Ints,
+        own: Own,
+    ) -> tuple[Records, Bools]:
+        """The rings of the rows with their own events, and which of them were ahead."""
+        keys = self.entities(entities)
+        marked = own_events.settle(self.view, records, keys, own, as_of_ms)
+        given = own_events.pairs(self.view, keys, own, as_of_ms)
+        own_events.fold(self.view, records, given, as_of_ms)
+        # A ring's clock knows of events that the fold has left out.
+        clock = records["clock_ms"]
+        records["clock_ms"] = np.where(marked, clock, np.minimum(clock, as_of_ms))
+        return records, marked
+
+    def unsettled(self, packed: bytes | None, own: Own) -> Bools:
+        """Which rows' partitions hold events that are neither remembered nor surely in the rings."""
+        progress = Progress.unpack(self.view, packed)
+        reached = {int(p): progress.reached(int(p)) for p in np.unique(own.partitions)}
+        behind = {p for p, offset in reached.items() if not own.events.settled(p, offset)}
+        self.reached |= reached
+        return np.isin(own.partitions, list(behind))
 
 
 class VectorReader:
@@ -78,34 +116,62 @@ class VectorReader:
         """The latest event time seen by any view; None before the first event."""
         return self._rings.clock()
 
-    def read(self, entities: Mapping[str, Sequence[KeyValue]], as_of_ms: Ints) -> Vectors:
+    def own_events(self) -> OwnEvents:
+        """An empty memory of the requests that are feature events of this service's views."""
+        return OwnEvents(reader.view for reader in self._views)
+
+    def prune(self, own: OwnEvents) -> None:
+        """Let the memory forget what every view's rings held at the last read."""
+        mine = [reader.reached for reader in self._views if reader.view.origin_offsets]
+        for partition in own.partitions:
+            own.prune(partition, min((r.get(partition, -1) for r in mine), default=-1))
+
+    def read(
+        self,
+        entities: Mapping[str, Sequence[KeyValue]],
+        as_of_ms: Ints,
+        own: Own | None = None,
+    ) -> Vectors:
         """The vectors of a batch, each as of its own instant.
 
         Args:
             entities: Join key → its value in each row; None where a row has no such entity.
             as_of_ms: `[rows]` epoch ms.
+            own: Where the rows are requests that are feature events themselves: their place, and what was consumed
+                up to them, which is folded in.
 
         Raises:
             OnlineStoreUnavailable: the store did not answer in time.
         """
         asked = [(reader, *reader.keys(entities)) for reader in self._views]
-        packed = self._rings.read_many([(reader.view.name, keys) for reader, keys, _ in asked])
+        # The progress comes with the rings, in one answer: what it says is true of them.
+        packed = self._rings.read_many(
+            [(reader.view.name, [*keys, *reader.extra]) for reader, keys, _ in asked]
+        )
         read_at_ms = time.time_ns() // 1_000_000
         shape = (len(as_of_ms), len(asked))
         values = np.empty((len(as_of_ms), len(self.service.features)))
         age_ms, ahead = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=bool)
+        unsettled = np.zeros(shape, dtype=bool)
         discarded = 0
-        for position, ((reader, _, rows), held) in enumerate(zip(asked, packed, strict=True)):
+        for position, ((reader, keys, rows), held) in enumerate(zip(asked, packed, strict=True)):
             # The blank last ring is what rows without an entity (−1) read.
-            records, unusable = reader.format.unpack([*held, None])
+            records, unusable = reader.format.unpack([*held[: len(keys)], None])
             discarded += unusable
+            if own is not None and reader.view.origin_offsets:
+                records, ahead[:, position] = reader.fold(records[rows], entities, as_of_ms, own)
+                unsettled[:, position] = reader.unsettled(held[-1], own)
+                rows = np.arange(len(rows))  # noqa: PLW2901 - each row has a ring of its own now
+            else:
+                ahead[:, position] = reader.format.ahead(records, rows, as_of_ms)
             values[:, reader.columns] = reader.format.evaluate(
                 records, rows, as_of_ms, reader.features
             )
             age_ms[:, position] = _age(records, rows, as_of_ms)
-            ahead[:, position] = reader.format.ahead(records, rows, as_of_ms)
         views = self.service.views
-        return Vectors(self.service.names, views, values, age_ms, ahead, read_at_ms, discarded)
+        return Vectors(
+            self.service.names, views, values, age_ms, ahead, read_at_ms, discarded, unsettled
+        )
 
 
 def _age(records: Records, rows: Ints, as_of_ms: Ints) -> Ints:

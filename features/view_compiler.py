@@ -93,9 +93,7 @@ class ViewCompiler:
         name = stream.kafka_options.topic
         topic = self.topics.get(name)
         if topic is None or topic.contract is None:
-            readable = sorted(
-                t.name for t in self.topics.values() if t.stage in ("valid", "own")
-            )
+            readable = sorted(t.name for t in self.topics.values() if t.stage in ("valid", "own"))
             self.refuse(
                 f"a topic with a contract, one of {readable}", f"it reads {name!r}", "Declare it."
             )

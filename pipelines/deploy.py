@@ -12,6 +12,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
+from features import certificate
 from features.state_cost import Cost, refuse_costly
 from features.views import Plan
 from pipelines.flink_jobs import FlinkJobs, FlinkUnavailable, RunningJob, submit
@@ -89,6 +90,7 @@ def apply(
 
     Raises:
         PlanRefused, SqlRefused, StateRefused: A definition cannot be run; nothing was changed.
+        Uncertified: A view has no certificate, and the settings demand one; nothing was changed.
         LakeSchemaChanged: A lake table has other columns than its contract.
         TopicError, FlinkUnavailable, SubmissionFailed: An engine is out of reach or refused; apply again.
     """
@@ -98,6 +100,8 @@ def apply(
     wanted, _ = feast_store.plan(case, stores)
     # Before anything is written, so that what is refused changes nothing.
     costs = _costs(wanted, flink)
+    if flink.require_certificate:
+        certificate.require(wanted, stores.plan_path)
     jobs = _jobs(wanted, kafka, flink)
     diff = feast_store.apply(case, stores)
     applied = Plan.load(stores.plan_path)
@@ -108,8 +112,8 @@ def apply(
         cluster.cancel(cancelled)
     say("submitting feature jobs")
     # Tiles of a new topic must all be written, and a job that goes on writes only those that change.
-    lasting = [view.name for view in applied.views if view.topic_out not in created]
-    submitted = submit(jobs, flink, say, lasting=lasting)
+    fresh = [view.name for view in applied.views if view.topic_out in created]
+    submitted = submit(jobs, flink, say, lasting=True, fresh=fresh)
     return Deployed(
         diff,
         tuple(created),
@@ -120,9 +124,11 @@ def apply(
 
 
 def _feast_store() -> ModuleType:
-    # Feast says of every stream feature view that it is experimental; that is why headrace runs them.
+    feast_store = import_module("features.feast_store")
+    # Feast says of every stream feature view that it is experimental; that is why headrace runs them. Only now, for
+    # Feast sets filters of its own when it is imported.
     warnings.filterwarnings("ignore", message="Stream feature views are experimental")
-    return import_module("features.feast_store")
+    return feast_store
 
 
 def _jobs(wanted: Plan, kafka: KafkaSettings, flink: FlinkSettings) -> list[Job]:

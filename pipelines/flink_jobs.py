@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +20,7 @@ import httpx
 import msgspec
 
 from pipelines.flink_sql import Job, job_prefix
+from pipelines.recovery import RESTORED_FROM, Recovery
 from pipelines.settings import FlinkSettings
 from schemas.errors import HeadraceError
 
@@ -28,6 +29,8 @@ CANCEL_TIMEOUT_S = 30.0
 # 8 s for the JVM and 2–3 s a view, three times over for a machine that starts everything else meanwhile.
 SUBMIT_TIMEOUT_S = 240.0
 ERROR_CHARS_MAX = 1_500
+# What the lines of the child begin with that are for whoever waits.
+TOLD = ("submitted ", "cannot restore ")
 PROJECT = Path(__file__).parents[1]
 
 Progress = Callable[[str], None]
@@ -81,6 +84,18 @@ class FlinkJobs:
         """The live jobs of a view, whatever their definition."""
         return [job for job in self.alive() if job.name.startswith(job_prefix(view))]
 
+    def slots_free(self) -> int:
+        """Task slots that no job holds; a job beyond them would wait for ever."""
+        overview = msgspec.json.decode(self._asked("GET", "/overview").content)
+        return int(overview["slots-available"])
+
+    def recovery(self) -> Recovery | None:
+        """Where jobs leave their state; None where that is not on this machine."""
+        answer = self._asked("GET", "/jobmanager/config")
+        settings = msgspec.json.decode(answer.content, type=list[dict[str, str]])
+        held = {one["key"]: one["value"] for one in settings}
+        return Recovery.of(held.get("execution.checkpointing.dir"))
+
     def cancel(self, jobs: Iterable[RunningJob]) -> None:
         """Cancel and wait until they are gone; those already gone are no error."""
         ids = {job.jid for job in jobs}
@@ -119,14 +134,29 @@ class Order(msgspec.Struct, frozen=True):
     rest_port: int
     connector_jar: str
     jobs: tuple[Job, ...]
+    # More of Flink's configuration, by the job's name.
+    options: Mapping[str, Mapping[str, str]] = {}
 
 
 def submit(
-    jobs: Sequence[Job], flink: FlinkSettings, progress: Progress = lambda _: None
+    jobs: Sequence[Job],
+    flink: FlinkSettings,
+    progress: Progress = lambda _: None,
+    *,
+    lasting: bool = False,
+    fresh: Collection[str] = (),
 ) -> list[Job]:
     """Make the cluster run exactly these definitions of their views.
 
     A view whose job runs with the same fingerprint is left alone, another definition of it is cancelled first.
+
+    Args:
+        jobs: The definitions.
+        flink: The cluster.
+        progress: Told what happens.
+        lasting: Jobs leave their state when they end, and start from the state that they left. One whose state cannot be
+            read starts from the beginning of its topic, as all do without this.
+        fresh: Views that start from the beginning nevertheless.
 
     Returns:
         Those that were submitted.
@@ -143,17 +173,30 @@ def submit(
         if missing and outdated:
             progress(f"cancelling {len(outdated)} outdated feature jobs")
             cluster.cancel(outdated)
+        recovery = cluster.recovery() if missing and lasting else None
+    options: dict[str, Mapping[str, str]] = {}
+    if recovery:
+        recovery.forget([job for job in missing if job.view in fresh])
+        for job in missing:
+            recovery.prune(job)
+            options[job.name] = recovery.options(job)
     if missing:
-        _submit_in_child(missing, flink, progress)
+        _submit_in_child(missing, options, flink, progress)
     return missing
 
 
-def _submit_in_child(jobs: Sequence[Job], flink: FlinkSettings, progress: Progress) -> None:
+def _submit_in_child(
+    jobs: Sequence[Job],
+    options: Mapping[str, Mapping[str, str]],
+    flink: FlinkSettings,
+    progress: Progress,
+) -> None:
     order = Order(
         flink.rest_address,
         flink.rest_port,
         str(Path(flink.connector_jar).absolute()),
         tuple(jobs),
+        options,
     )
     child = subprocess.Popen(
         [sys.executable, "-m", "pipelines.flink_jobs"],
@@ -183,7 +226,7 @@ def _converse(child: subprocess.Popen[str], order: str, progress: Progress) -> t
         child.stdin.write(order)
         child.stdin.close()
         for line in child.stdout:
-            if line.startswith("submitted "):
+            if line.startswith(TOLD):
                 progress(line.strip())
             else:
                 said.append(line)
@@ -212,17 +255,36 @@ def main() -> None:
     """The child process: submit every job of the order, detached."""
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
     for job in order.jobs:
-        jid = _execute(order, job)
-        sys.stdout.write(f"submitted {job.name} as {jid}\n")
+        options = order.options.get(job.name, {})
+        jid = _restore(order, job, options) if RESTORED_FROM in options else None
+        how = ", from its checkpoint" if jid else ""
+        jid = jid or _execute(order, job, {k: v for k, v in options.items() if k != RESTORED_FROM})
+        sys.stdout.write(f"submitted {job.name} as {jid}{how}\n")
 
 
-def _execute(order: Order, job: Job) -> str:
+def _restore(order: Order, job: Job, options: Mapping[str, str]) -> str | None:
+    """The job's id, or None where Flink cannot read or use the state: a job must not stand still over it."""
+    from py4j.protocol import Py4JJavaError  # noqa: PLC0415 - the child alone pays for it
+    from pyflink.util.exceptions import JavaException  # noqa: PLC0415
+
+    try:
+        return _execute(order, job, options)
+    except (Py4JJavaError, JavaException) as error:
+        # The last cause of a Java stack trace is the first one in time.
+        causes = [line for line in str(error).splitlines() if line.startswith("Caused by: ")]
+        reason = causes[-1] if causes else str(error).partition("\n")[0]
+        sys.stdout.write(f"cannot restore {job.name}, starts from the beginning: {reason}\n")
+        return None
+
+
+def _execute(order: Order, job: Job, more: Mapping[str, str]) -> str:
     from pyflink.common import Configuration  # noqa: PLC0415 - the child alone pays for it
     from pyflink.table import EnvironmentSettings, TableEnvironment  # noqa: PLC0415
 
     configuration = Configuration()
     options = {
         **job.options,
+        **more,
         "pipeline.name": job.name,
         "pipeline.jars": f"file://{order.connector_jar}",
         "execution.target": "remote",

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
+from features.progress import PROGRESS_KEY, Progress
 from features.ring import Records, RingFormat
 from features.rings import EntityKey, Rings, entity_key
 from features.settings import StoreSettings
 from features.tile_row import TileRow, TileRowDecoder
 from features.views import Plan, View
-from pipelines.polling import consumer_config, next_offsets, poll, unavailable
+from pipelines.polling import START_TIMEOUT_S, consumer_config, next_offsets, poll, unavailable
 from schemas.settings import KafkaSettings
 from schemas.worker import WorkerContext
 
@@ -70,6 +71,10 @@ class Materializer:
         self._formats = {view.name: RingFormat(view) for view in plan.views}
         self._decoders = {view.name: TileRowDecoder(view) for view in plan.views}
         self._cache = RingCache(cache_bytes_max)
+        self._origin = {v.name: v for v in plan.views if v.origin_offsets}
+        self._progress: dict[str, Progress] = {}
+        # Views whose rings are being rebuilt: their progress waits until all that there was has been read again.
+        self.rebuilding: set[str] = set()
         self.discarded: set[str] = set()
         self.counters = dict.fromkeys(
             ("rows", "applied", "outdated", "expired", "undecodable", "discarded", "rings"), 0
@@ -98,8 +103,43 @@ class Materializer:
             if outcome.applied:
                 changed.append((view, key, ring.tobytes()))
         self.counters["rings"] += self._rings.write(changed)
+        self._tell_progress(rows)
         # After the rings: a reader that sees the clock sees what it stands for.
         self._rings.advance_clock(clocks)
+
+    def begin(self, view: str) -> None:
+        """The view's rings are rebuilt from the first row: nothing is known to be in them."""
+        if view in self._origin:
+            self.rebuilding.add(view)
+            self._progress[view] = Progress(self._origin[view])
+            self._rings.write([(view, PROGRESS_KEY, self._progress[view].pack())])
+
+    def finish(self, view: str) -> None:
+        """The view's rings hold again what they held: its progress may be told."""
+        if view in self.rebuilding:
+            self.rebuilding.discard(view)
+            self._rings.write([(view, PROGRESS_KEY, self._progress[view].pack())])
+
+    def unproven(self, view: str) -> bool:
+        """Whether nobody has said how far the view's rings have come, or somebody died while rebuilding them."""
+        if view not in self._origin:
+            return False
+        return not Progress.unpack(self._origin[view], self._rings.read(view, [PROGRESS_KEY])[0])
+
+    def _tell_progress(self, rows: Mapping[Place, Mapping[tuple[int, int], TileRow]]) -> None:
+        """Say how far the rings have come, after they have."""
+        told: set[str] = set()
+        for (view, _), tiles in rows.items():
+            if view not in self._origin:
+                continue
+            if view not in self._progress:
+                held = self._rings.read(view, [PROGRESS_KEY])[0]
+                self._progress[view] = Progress.unpack(self._origin[view], held)
+            self._progress[view].advance(tiles.values())
+            told.add(view)
+        self._rings.write(
+            (v, PROGRESS_KEY, self._progress[v].pack()) for v in told - self.rebuilding
+        )
 
     def _grouped(
         self, batch: Iterable[Message]
@@ -174,11 +214,13 @@ class _Loop:
         self._consumer.subscribe(mine, on_assign=self._assigned)
         self._replayed: set[str] = set()
         self._pending: list[tuple[float, list[TopicPartition]]] = []
+        self._ends: dict[str, int] = {}
 
     def step(self, timeout_s: float) -> None:
         batch = poll(self._consumer, timeout_s, BATCH_MAX)
         if batch:
             self.materializer.materialize(batch)
+            self._catch_up(batch)
             self._pending.append((time.monotonic(), next_offsets(batch)))
             self._replay(self.materializer.discarded - self._replayed)
         self._commit(time.monotonic() - COMMIT_LAG_S)
@@ -192,6 +234,9 @@ class _Loop:
         for partition in partitions:
             if self._views[partition.topic] not in known:
                 partition.offset = OFFSET_BEGINNING
+                self._begin(partition)
+            elif self.materializer.unproven(self._views[partition.topic]):
+                self._begin(partition)
         consumer.assign(partitions)
 
     def _replay(self, views: Iterable[str]) -> None:
@@ -202,7 +247,24 @@ class _Loop:
             for partition in self._consumer.assignment():
                 if self._views[partition.topic] == view:
                     partition.offset = OFFSET_BEGINNING
+                    self._begin(partition)
                     self._consumer.seek(partition)
+
+    def _begin(self, partition: TopicPartition) -> None:
+        """Rows that a newer one has replaced are compacted away, so offsets prove nothing before the end is reached."""
+        _, high = self._consumer.get_watermark_offsets(partition, START_TIMEOUT_S)
+        view = self._views[partition.topic]
+        self.materializer.begin(view)
+        if high:
+            self._ends[partition.topic] = high
+        else:
+            self.materializer.finish(view)
+
+    def _catch_up(self, batch: Sequence[Message]) -> None:
+        for after in next_offsets(batch) if self._ends else ():
+            if after.offset >= self._ends.get(after.topic, after.offset + 1):
+                del self._ends[after.topic]
+                self.materializer.finish(self._views[after.topic])
 
     def _commit(self, until_s: float) -> None:
         ready: dict[tuple[str, int], TopicPartition] = {}

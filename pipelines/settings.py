@@ -15,6 +15,10 @@ class FlinkSettings(BaseModel):
     parallelism: int = Field(default=1, ge=1)
     checkpoint_interval_s: float = Field(default=10.0, gt=0)
     lateness_s: int = Field(default=86_400, ge=0)
+    # What one entity of one view may keep, in Redis and in a job's state each, if it is never idle.
+    entity_bytes_max: int = Field(default=1_048_576, ge=1)
+    # `apply` then refuses a view that `headrace features certify` has not passed.
+    require_certificate: bool = False
     connector_jar: str = ".headrace/jars/flink/flink-sql-connector-kafka-5.0.0-2.2.jar"
 
 

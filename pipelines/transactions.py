@@ -49,12 +49,13 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Outgoing:
-    """One record to produce."""
+    """One record to produce; partition −1 lets the key decide."""
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: Headers
+    partition: int = -1
 
 
 Transform = Callable[[Sequence[Message]], Sequence[Outgoing]]
@@ -115,7 +116,11 @@ class TransactionalPipe:
             self._producer.begin_transaction()
             for record in produced:
                 self._producer.produce(
-                    record.topic, record.value, record.key, headers=record.headers
+                    record.topic,
+                    record.value,
+                    record.key,
+                    partition=record.partition,
+                    headers=record.headers,
                 )
             # Taken fresh each time: a rebalance changes the generation, and an old one must be refused.
             group = self._consumer.consumer_group_metadata()

@@ -34,7 +34,9 @@ class Result(Event):
     `event_time_ms` is the request's, `entity` its key; every feature is as of that instant. `features` holds the model's input
     vector, request inputs included and coded (`schemas.inputs`), null where there was no value; a feature of a view is
     named `view__feature`. `ages_ms` is, per view, the request's time minus the newest event behind
-    its features (null: the entity was never seen). `ahead` names views whose head tile already held later events.
+    its features (null: the entity was never seen). `ahead` names views whose tiles already held later events.
+    `unsettled` names views whose features may lack events that came before the request: the request is a feature event itself, its
+    partition was taken over, and the rings had not caught up within the budget.
     """
 
     id_field: ClassVar[str] = "request_id"
@@ -53,6 +55,7 @@ class Result(Event):
     features: dict[str, float | None]
     ages_ms: dict[str, int | None]
     ahead: tuple[str, ...] = ()
+    unsettled: tuple[str, ...] = ()
     read_at_ms: int
     scored_at_ms: int
     traceparent: str

@@ -44,7 +44,8 @@ class Topic:
         partitions: The bound of its consumers' parallelism.
         retention_ms: -1 keeps for ever.
         compacted: Only the newest record of a key is kept.
-        stage: "raw" topics are validated by the intake into their `.valid` twin.
+        stage: "raw" topics are validated by the intake into their `.valid` twin; so are "requests" that have one, of stage
+            "own", because they are feature events themselves.
     """
 
     name: str
@@ -84,8 +85,13 @@ def standard_topics(
     outcome: type[Event],
     streams: Mapping[str, tuple[type[Event], int]],
     request_partitions: int = 4,
+    request_events: bool = False,
 ) -> tuple[Topic, ...]:
-    """The topics that every use case has, and its own streams (name → contract, partitions)."""
+    """The topics that every use case has, and its own streams (name → contract, partitions).
+
+    With `request_events` a request is a feature event too: views read `<case>.requests.valid`, partition by partition the
+    same as the requests.
+    """
     requests = Topic(f"{case}.requests", request, "entity", request_partitions, stage="requests")
     results = Topic(f"{case}.results", Result, "entity of the request", request_partitions)
     raw = [
@@ -93,6 +99,8 @@ def standard_topics(
         for name, (contract, partitions) in {**streams, "outcomes": (outcome, 2)}.items()
     ]
     valid = [replace(t, name=t.name + VALID_SUFFIX, stage="valid") for t in raw]
+    if request_events:
+        valid.append(replace(requests, name=requests.name + VALID_SUFFIX, stage="own"))
     dead = [
         Topic(t.dlq, None, "key of the refused record", retention_ms=30 * DAY_MS, stage="dlq")
         for t in (requests, *raw)

@@ -38,7 +38,10 @@ LOOK_S = 1.0
 CALL_TIMEOUT_S = 5.0
 # `replicas` is not among what a replica is told: a changed argument restarts every replica, a changed count none.
 _NOT_TOLD = {"replicas", "ray_address", "dashboard_port", "http_port"}
-_SUMMED = ("scored", "fallback", "dead_lettered", "shadow", "batches", "transactions_given_up")
+_SUMMED = (
+    *("scored", "fallback", "dead_lettered", "shadow", "ahead", "unsettled"),
+    *("batches", "transactions_given_up"),
+)
 
 
 class DeploymentFailed(HeadraceError):

@@ -27,6 +27,7 @@ from schemas.quarantine import dead_letter
 from schemas.settings import KafkaSettings
 from serving import runtime, scoring
 from serving.channel import Channel, Outgoing
+from serving.own_reader import OwnReader
 from serving.recent import Recent, answered
 from serving.release_watch import ReleaseWatch
 from serving.scoring import Answer, Batch, Rules, Serving
@@ -69,6 +70,7 @@ class Scorer:
         self._contract: type[Event] = contracts.REQUEST
         self._expected = runtime.Expected.of(case, plan)
         self._reader = VectorReader(stores, plan, contracts.SERVICE)
+        self._own = OwnReader(kafka, case, self._contract, self._reader.own_events(), settings)
         self._join_keys = [key.name for key in self._reader.join_keys]
         self._rules = Rules(
             inputs=contracts.INPUTS,
@@ -143,7 +145,9 @@ class Scorer:
         if not messages:
             return
         self._recall(channel, messages)
-        requests, refused = self._judge(messages)
+        verdicts = self._verdicts(messages)
+        self._own.consume(verdicts, channel.owned)
+        requests, refused = self._judge(verdicts)
         answers = self._answer(requests, serving)
         outgoing, counts = self._outgoing(requests, answers, refused)
         if channel.commit(outgoing, messages):
@@ -162,14 +166,17 @@ class Scorer:
                 self._recent.replace(partition, request_ids)
             channel.fresh -= fresh
 
+    def _verdicts(self, messages: list[Message]) -> list[tuple[Message, Event | Refusal]]:
+        """What the contract says of each record: the same as it says to the intake, which sees the same bytes."""
+        return [(m, decode(self._contract, m.value(), m.timestamp()[1])) for m in messages]
+
     def _judge(
-        self, messages: list[Message]
+        self, verdicts: list[tuple[Message, Event | Refusal]]
     ) -> tuple[list[tuple[Message, Event]], list[tuple[Message, Refusal]]]:
         requests: list[tuple[Message, Event]] = []
         refused: list[tuple[Message, Refusal]] = []
         here: set[tuple[int, str]] = set()
-        for message in messages:
-            event = decode(self._contract, message.value(), message.timestamp()[1])
+        for message, event in verdicts:
             if isinstance(event, Refusal):
                 refused.append((message, event))
                 continue
@@ -187,7 +194,7 @@ class Scorer:
         if not requests:
             return []
         events = [event for _, event in requests]
-        vectors, why = self._vectors(events)
+        vectors, why = self._vectors(requests)
         batch = Batch(
             requests=events,
             traceparents=[header(message, "traceparent") for message, _ in requests],
@@ -197,19 +204,26 @@ class Scorer:
         )
         return scoring.answer(batch, serving, self._rules, _now_ms)
 
-    def _vectors(self, events: list[Event]) -> tuple[Vectors | None, str]:
+    def _vectors(self, requests: list[tuple[Message, Event]]) -> tuple[Vectors | None, str]:
         """The features of a batch, or why there are none."""
         if time.monotonic() < self._store_retry_at_s:
             return None, "the online store did not answer a moment ago"
+        events = [event for _, event in requests]
         entities = {name: [getattr(event, name) for event in events] for name in self._join_keys}
         as_of_ms = np.array([event.event_time_ms for event in events], dtype=np.int64)
         try:
-            return self._reader.read(entities, as_of_ms), ""
+            own = self._own.of([message for message, _ in requests])
+            vectors = self._reader.read(entities, as_of_ms, own)
+            # The wait comes out of the budget of a takeover, once; after that, what is missing is marked.
+            while _unsettled(vectors) and self._own.may_wait():
+                vectors = self._reader.read(entities, as_of_ms, own)
         except OnlineStoreUnavailable as error:
             self._store_retry_at_s = time.monotonic() + STORE_RETRY_S
             self._counts["store_failures"] += 1
             log.warning("scorer.store", error=str(error))
             return None, str(error)
+        self._reader.prune(self._own.events)
+        return vectors, ""
 
     def _outgoing(
         self,
@@ -226,6 +240,7 @@ class Scorer:
                 letters.append((message, answer))
                 continue
             counts[answer.status.value] += 1
+            counts.update(answer.marks)
             out.append(self._record("results", message, event, answer, answer.value))
             if answer.shadow is not None:
                 counts["shadow"] += 1
@@ -252,6 +267,10 @@ class Scorer:
         return Outgoing(
             f"{self._case}.{topic}", partition, raw or event.key.encode(), value, headers
         )
+
+
+def _unsettled(vectors: Vectors) -> bool:
+    return vectors.unsettled is not None and bool(vectors.unsettled.any())
 
 
 def _duplicate(event: Event) -> Refusal:

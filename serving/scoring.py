@@ -17,11 +17,14 @@ from schemas.results import Route, Status
 from serving.runtime import Matrix, ModelFailed, Scores
 
 if TYPE_CHECKING:
+    from features.tiles import Bools
     from features.vectors import Vectors
     from schemas.events import Event
     from schemas.inputs import RequestInput
     from serving.releases import Arm, ReleaseState
 
+# What a result may say against its own features.
+MARKS = ("ahead", "unsettled")
 _DETAIL_CHARS_MAX = 200
 _NO_AGE = -1
 # NaN is written as null, which is what a missing value is in a result.
@@ -81,12 +84,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Answer:
-    """The encoded result of one request, and the shadow's where there is one."""
+    """The encoded result of one request, and the shadow's where there is one; `marks` says which of `MARKS` are in it."""
 
     value: bytes
     traceparent: str
     status: Status
     shadow: bytes | None = None
+    marks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ def answer(
                 base["traceparent"],
                 result["status"],
                 _ENCODER.encode(beside) if beside else None,
+                tuple(mark for mark in MARKS if result[mark]),
             )
         )
     return out
@@ -153,13 +158,13 @@ class _Rows:
         self.logged = np.column_stack([*encoded, values]).tolist()
         self.ages = vectors.age_ms.tolist() if vectors else [()] * rows
         self.ahead = vectors.ahead if vectors else None
+        self.unsettled = vectors.unsettled if vectors else None
         self.views = vectors.views if vectors else ()
         self._skip = len(rules.inputs)
 
     def base(self, row: int, serving: Serving, scored_at_ms: int) -> dict[str, Any]:
         """What a result says whoever answers."""
         request, parent = self.batch.requests[row], self.batch.traceparents[row]
-        ahead = self.ahead is not None and self.ahead[row].any()
         release = serving.state.release
         return {
             "event_time_ms": request.event_time_ms,
@@ -172,15 +177,18 @@ class _Rows:
                 view: None if age == _NO_AGE else age
                 for view, age in zip(self.views, self.ages[row], strict=True)
             },
-            "ahead": [
-                v for v, is_ahead in zip(self.views, self.ahead[row], strict=True) if is_ahead
-            ]
-            if ahead and self.ahead is not None
-            else [],
+            "ahead": self._marked(self.ahead, row),
+            "unsettled": self._marked(self.unsettled, row),
             "read_at_ms": self.batch.read_at_ms,
             "scored_at_ms": scored_at_ms,
             "traceparent": child_traceparent(parent) if parent else new_traceparent(),
         }
+
+    def _marked(self, marks: Bools | None, row: int) -> list[str]:
+        """The views that a row's marks name."""
+        if marks is None or not marks[row].any():
+            return []
+        return [view for view, marked in zip(self.views, marks[row], strict=True) if marked]
 
     def features(self, row: int) -> dict[str, float | None]:
         """The service's features of a row as a rule reads them: None where there is no value."""

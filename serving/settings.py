@@ -24,3 +24,9 @@ class ServingSettings(BaseModel):
     # Per partition; what a repeated request is recognised by. A takeover reads this many results back, about
     # 1.5 kB each: 20,000 take some 0.3 s a partition.
     recent_ids: int = Field(default=20_000, ge=0)
+    # Where requests are feature events themselves. Read back from a partition that is taken over: at 250 requests a second
+    # and partition, what came within the last eight seconds.
+    own_events_back: int = Field(default=2_000, ge=0)
+    # How long the first batch after a takeover waits for rings that lack what was not read back. It is taken out of the
+    # time in which a payment must be decided, so it is about one decision's worth.
+    settle_timeout_ms: int = Field(default=50, ge=0)

@@ -1,4 +1,4 @@
-"""`headrace features plan | apply | list`."""
+"""`headrace features …`: plan, apply and list; the other verbs are files beside this one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from infra.commands.features_certify import certify
+from infra.commands.features_parity import parity
+from infra.commands.features_rebuild import rebuild
+from infra.commands.features_show import show
+from infra.commands.features_test import check
+
 if TYPE_CHECKING:
     from pipelines.deploy import Deployed
 
 PIPED_WIDTH = 200
 
 app = typer.Typer(name="features", no_args_is_help=True)
+app.command("certify")(certify)
+app.command("parity")(parity)
+app.command("rebuild")(rebuild)
+app.command("show")(show)
+app.command("test")(check)
 
 SIGNS = {
     "added": "[green]+[/]",
@@ -23,7 +34,10 @@ SIGNS = {
 
 @app.command("plan")
 def plan(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> None:
-    """What `apply` would change: definitions, topics, jobs. Changes nothing."""
+    """What `apply` would change: definitions, topics, jobs. Changes nothing.
+
+    Example: headrace features plan --json
+    """
     from infra.settings import Settings
     from pipelines import deploy
 
@@ -37,7 +51,12 @@ def plan(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> N
 
 @app.command("apply")
 def apply(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> None:
-    """Register the definitions, create their tables and topics, run their Flink jobs."""
+    """Register the definitions, create their tables and topics, run their Flink jobs.
+
+    Where flink.require_certificate is set, a view that `features certify` has not passed is refused.
+
+    Example: headrace features apply
+    """
     from infra.settings import Settings
     from pipelines import deploy
 
@@ -55,7 +74,10 @@ def apply(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> 
 
 @app.command("list")
 def list_features(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> None:
-    """The features that were applied, by view: function, window, hop."""
+    """The features that were applied, by view: function, window, hop.
+
+    Example: headrace features list --json
+    """
     import json
 
     import msgspec
@@ -93,12 +115,19 @@ def _print(deployed: Deployed, *, verb: str, as_json: bool) -> None:
 
     if as_json:
         told: dict[str, Any] = deployed._asdict() | {"diff": deployed.diff._asdict()}
+        told["costs"] = [cost._asdict() for cost in deployed.costs]
         typer.echo(json.dumps(told, indent=1))
         return
     console = Console(highlight=False, soft_wrap=True)
     for kind, sign in SIGNS.items():
         for name in getattr(deployed.diff, kind):
             console.print(f"{sign} {name}")
+    for cost in deployed.costs:
+        redis_gib, flink_gib = cost.gib_a_million
+        console.print(
+            f"  {cost.view}: {cost.ring_bytes:,} B an entity in Redis, at most {cost.flink_bytes:,} B in Flink;"
+            f" a million are {redis_gib:.1f} and {flink_gib:.1f} GiB"
+        )
     if deployed.submitted is None:
         console.print("Flink does not answer: its jobs are not compared")
     else:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-
 from features.lake import Lake
 from features.parity import compare
+from features.served import served_vectors
 from schemas import usecase
 from schemas.topics import table_of
 
@@ -30,7 +28,7 @@ def parity(stores: StoreSettings, plan: Plan, case: str) -> dict[str, Any]:
     """Recompute every vector that was served, and count equal values and the causes of unequal ones."""
     service = usecase.load("schemas", case).SERVICE
     lake = Lake(stores)
-    report = compare(plan, service, _served(lake, plan, case, service), lake)
+    report = compare(plan, service, served_vectors(lake, plan, case, service), lake)
     return {
         **report.counts(),
         "by_feature": {name: dict(counts) for name, counts in report.by_feature.items()},
@@ -38,28 +36,3 @@ def parity(stores: StoreSettings, plan: Plan, case: str) -> dict[str, Any]:
             example._asdict() for example in report.examples if example.cause == "unexplained"
         ][:EXAMPLES_SHOWN],
     }
-
-
-def _served(lake: Lake, plan: Plan, case: str, service: str) -> pa.Table:
-    """The vectors of the results that had any, beside the keys of their requests."""
-    results = lake.scan(table_of(case)[f"{case}.results"].table)
-    logged = [dict(row) for row in results["features"].to_pylist()]
-    names = plan.service(service).names
-    vectors = {
-        name: pa.array(np.array([_number(row.get(name)) for row in logged])) for name in names
-    }
-    answers = pa.table(
-        {
-            "request_id": results["request_id"],
-            "event_time_ms": results["event_time_ms"],
-            "read_at_ms": results["read_at_ms"],
-            **vectors,
-        }
-    ).filter(pa.array([bool(row) for row in logged]))
-    requests = lake.scan(table_of(case)[f"{case}.requests"].table)
-    keys = ["request_id", *(key.name for key in plan.join_keys(service))]
-    return answers.join(requests.select(keys), "request_id", join_type="inner").combine_chunks()
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value

@@ -18,11 +18,11 @@ from features.reference import features_as_of
 from features.ring import RingFormat
 from features.rings import Rings, entity_key
 from features.settings import StoreSettings
+from features.tile_stream import TileStream
 from features.vectors import VectorReader
 from features.views import Plan
 from tests.conftest import stores_at
 from tests.features.flights_data import departures
-from tests.features.tile_stream import TileStream
 
 CASE = "flights"
 SERVICE = "flights_v1"

@@ -12,9 +12,9 @@ from features.reference import features_as_of
 from features.ring import RingFormat
 from features.rings import OnlineStoreUnavailable, Rings, entity_key
 from features.settings import StoreSettings
+from features.tile_stream import TileStream
 from features.vectors import VectorReader
 from tests.features.readings import NAMES, PLAN, START_MS, VIEW, assert_same, event
-from tests.features.tile_stream import TileStream
 
 
 @pytest.fixture

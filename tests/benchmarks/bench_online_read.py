@@ -6,10 +6,8 @@ and sizes of the row come with the feature platform; nothing is claimed beyond w
 
 from __future__ import annotations
 
-import json
 import time
 from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -23,6 +21,7 @@ from features.ring import RingFormat
 from features.rings import Rings, entity_key
 from features.vectors import VectorReader
 from schemas.flights import SERVICE
+from tests.benchmarks.contenders import record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from features.settings import StoreSettings
     from features.views import Plan
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results.json"
 ENTITIES = 10_000
 REPEATS = 7
 CALLS = 200
@@ -100,12 +98,3 @@ def test_bench_online_read(filled: StoreSettings, plan: Plan, rows: int) -> None
     )
     bare.close()
     reader.close()
-
-
-def record(row: dict[str, object]) -> None:
-    """Replace the row of this name in `benchmarks/results.json`, and show it."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    held = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    rows = [*(r for r in held if r["name"] != row["name"]), row]
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-    print(json.dumps(row))  # noqa: T201 - a benchmark is there to be read

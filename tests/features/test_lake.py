@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pyarrow as pa
@@ -64,6 +65,23 @@ def test_creating_twice_is_harmless_and_other_columns_are_refused(lake: Lake) ->
     assert not lake.create("lab", lake_schema(Reading))
     with pytest.raises(LakeSchemaChanged, match="lake table lab"):
         lake.create("lab", pa.schema({"other": pa.int64()}))
+
+
+def test_workers_that_make_the_catalog_at_once_all_have_it(tmp_path: Path) -> None:
+    def made(at: str) -> list[bool]:
+        mine = StoreSettings(catalog_uri=f"sqlite:///{at}/c.db", warehouse=f"file://{at}/w")
+        together = Barrier(6)
+
+        def make(_: int) -> bool:
+            together.wait()
+            return Lake(mine).create("lab", lake_schema(Reading))
+
+        with ThreadPoolExecutor(6) as pool:
+            return sorted(pool.map(make, range(6)))
+
+    # Without the second look about every second one failed.
+    for attempt in range(5):
+        assert made(f"{tmp_path}/{attempt}") == [False] * 5 + [True]
 
 
 def test_rows_and_offsets_commit_together(lake: Lake, settings: StoreSettings) -> None:

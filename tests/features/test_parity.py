@@ -12,6 +12,7 @@ from features.causes import Cause
 from features.parity import ParityReport, compare
 from features.reference import features_as_of
 from features.ring import RingFormat
+from features.tile_stream import TileStream
 from tests.features.readings import (
     NAMES,
     PLAN,
@@ -23,7 +24,6 @@ from tests.features.readings import (
     instants,
     table,
 )
-from tests.features.tile_stream import TileStream
 
 MINUTE_MS = 60_000
 FORMAT = RingFormat(VIEW)

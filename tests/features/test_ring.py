@@ -5,9 +5,9 @@ import numpy as np
 
 from features.ring import Applied, RingFormat
 from features.tile_row import TileRow
+from features.tile_stream import TileStream
 from features.views import View
 from tests.features.readings import NAMES, START_MS, VIEW, event
-from tests.features.tile_stream import TileStream
 
 FORMAT = RingFormat(VIEW)
 PARTIALS = tuple(float(i) for i in range(len(VIEW.layouts[0].partials)))

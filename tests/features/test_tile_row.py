@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from features.tile_row import SEPARATOR, TileRow, TileRowDecoder, encode
+from features.tile_stream import TileStream
 from tests.features.readings import VIEW, event
-from tests.features.tile_stream import TileStream
 
 DECODER = TileRowDecoder(VIEW)
 

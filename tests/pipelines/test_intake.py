@@ -5,9 +5,14 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from confluent_kafka import Producer
+
 from pipelines import intake
+from pipelines.payments_generator import World, generate
 from schemas import topics
-from schemas.envelope import headers_of
+from schemas.decoding import Refusal, decode
+from schemas.envelope import ORIGIN_OFFSET, headers_of
+from schemas.payments import PaymentRequest
 from schemas.worker import WorkerContext
 from tests.pipelines import toy
 from tests.pipelines.records import committed, eventually, produce, produce_events
@@ -108,3 +113,55 @@ def _feed(kafka: KafkaSettings, topic: str, events: list[toy.Reading]) -> None:
     for start in range(0, len(events), 100):
         produce_events(kafka, topic, events[start : start + 100])
         time.sleep(0.08)
+
+
+def test_both_judges_of_requests_agree_and_the_copy_says_where_the_request_stands(
+    kafka: KafkaSettings,
+) -> None:
+    """The scorer and the intake see the same bytes; what one takes for an event, the other must."""
+    case = "payments"
+    topics.apply(kafka, case)
+    good = [r.model_copy() for r in generate(World(1, 1_700_000_000_000, 300)).requests()]
+    bad = [b"{", None, good[0].encode()[:-1] + b',"a":1}', b'{"card_id": "c1"}']
+    raw = f"{case}.requests"
+    produce_events(kafka, raw, good[:150])
+    produce(kafka, raw, [(f"c{n}", value) for n, value in enumerate(bad)])
+    produce_events(kafka, raw, good[150:])
+    stop = threading.Event()
+    ctx = WorkerContext(case, stop, lambda _: None)
+    thread = threading.Thread(target=intake.run, args=(ctx, kafka))
+    thread.start()
+    try:
+        eventually(lambda: len(committed(kafka, f"{raw}.valid")) >= len(good))
+    finally:
+        stop.set()
+        thread.join()
+
+    taken = {
+        (m.partition(), m.offset()): m.value()
+        for m in committed(kafka, raw)
+        if not isinstance(decode(PaymentRequest, m.value(), m.timestamp()[1]), Refusal)
+    }
+    copied = {
+        (m.partition(), int(_headers(m)[ORIGIN_OFFSET])): m.value()
+        for m in committed(kafka, f"{raw}.valid")
+    }
+    assert copied == taken
+    assert len(taken) == len(good)
+    # The scorer alone answers for what is refused.
+    assert committed(kafka, f"{raw}.dlq") == []
+
+
+def test_a_place_that_a_producer_made_up_is_thrown_away(kafka: KafkaSettings) -> None:
+    topic = "intake_forged.requests"
+    topics.create(kafka, [topics.Topic(topic, PaymentRequest, "card")])
+    producer = Producer(kafka.client_config())
+    request = next(generate(World(1, 1_700_000_000_000, 30)).requests())
+    for _ in range(3):
+        producer.produce(topic, request.encode(), "c1", headers=[(ORIGIN_OFFSET, b"999")])
+    assert producer.flush(10) == 0
+    judge = intake.Intake({topic: PaymentRequest}, [topic])
+    copies = judge.transform(committed(kafka, topic))
+    assert [dict(copy.headers) for copy in copies] == [
+        {ORIGIN_OFFSET: str(offset).encode()} for offset in range(3)
+    ]

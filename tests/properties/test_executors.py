@@ -15,6 +15,7 @@ from features import tiles
 from features.batch import asked_rows, compute
 from features.reference import features_as_of
 from features.ring import RingFormat
+from features.tile_stream import Emitted, TileStream
 from tests.features.readings import (
     NAMES,
     START_MS,
@@ -25,7 +26,6 @@ from tests.features.readings import (
     instants,
     table,
 )
-from tests.features.tile_stream import Emitted, TileStream
 
 FORMAT = RingFormat(VIEW)
 

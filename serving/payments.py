@@ -1,0 +1,43 @@
+"""Payments: the rule that answers where no model can, and how a candidate is tried."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from serving.gate import Requirement
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from schemas.payments import PaymentRequest
+
+# One card in twenty answers to a candidate: fraud is rare, but payments are many.
+CANARY_SHARE = 0.05
+
+# What a candidate owes before it may take traffic, measured with the champion on the candidate's own held-out rows.
+GATE = (
+    Requirement("auc", better="higher", bound=0.75),
+    Requirement("log_loss", better="lower"),
+    Requirement("brier", better="lower"),
+)
+
+# The rule's label; a model brings its own threshold.
+FALLBACK_THRESHOLD = 0.5
+
+# Tried cards show first as many payments within minutes, then as one large one: each alone is a hint, both a pattern.
+_BASE = {"low": 0.01, "medium": 0.03, "high": 0.08}
+_BURST_PAYMENTS = 5.0
+_BURST_WEIGHT = 0.5
+_LARGE_TIMES_MEAN = 8.0
+_LARGE_WEIGHT = 0.4
+
+
+def fallback(request: PaymentRequest, features: Mapping[str, float | None]) -> float:
+    """A score in [0, 1] without a model: the tier, a burst of payments, an amount far beyond the card's usual."""
+    score = _BASE[request.risk_tier]
+    burst = features.get("card_payments__count_amount_10m") or 0.0
+    score += _BURST_WEIGHT * min(burst / _BURST_PAYMENTS, 1.0) if burst > 1 else 0.0
+    usual = features.get("card_payments__mean_amount_24h")
+    if usual is not None and usual > 0:
+        score += _LARGE_WEIGHT * min(request.amount / usual / _LARGE_TIMES_MEAN, 1.0)
+    return min(score, 0.95)
