@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _COLOURS = {"ready": "green", "starting": "yellow", "waiting": "dim", "backoff": "red"}
+# Of a job's health, what is worth a word only where there was any.
+_TROUBLES = {"restarts": "restarts", "checkpoints_failed": "checkpoints failed"}
+KIB = 1024
 
 
 @app.command("status")
@@ -39,7 +42,7 @@ def status(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) ->
         console = Console()
         console.print(table(state))
         for job in report["flink_jobs"]:
-            console.print(f"flink job {job['state']:9} {job['name']}", highlight=False)
+            console.print(job_line(job), highlight=False, markup=False)
         console.print(addresses(settings))
     raise typer.Exit(0 if report["healthy"] else 1)
 
@@ -60,25 +63,23 @@ def summary(settings: Settings, state: Mapping[str, Any] | None) -> dict[str, An
 
 
 def flink_jobs(settings: Settings) -> list[dict[str, Any]]:
-    """Name, state and start of every job that Flink still runs or retries; empty where it does not answer."""
-    import httpx
+    """Every job that Flink still runs or retries, and how it is doing; empty where it does not answer."""
+    import msgspec
 
-    url = f"http://{settings.flink.rest_address}:{settings.flink.rest_port}/jobs/overview"
-    try:
-        answer = httpx.get(url, timeout=2.0, trust_env=False).raise_for_status()
-    except httpx.HTTPError:
-        return []
-    ended = {"CANCELED", "FINISHED"}
-    return [
-        {
-            "id": job["jid"],
-            "name": job["name"],
-            "state": job["state"],
-            "started_ms": job["start-time"],
-        }
-        for job in answer.json()["jobs"]
-        if job["state"] not in ended
-    ]
+    from pipelines.job_health import job_health
+
+    return [msgspec.structs.asdict(job) for job in job_health(settings.flink)]
+
+
+def job_line(job: Mapping[str, Any]) -> str:
+    """A job in a line: state, name, and of its newest checkpoint what is known."""
+    words = [f"flink job {job['state']:9} {job['name']}"]
+    if job["state_bytes"] is not None:
+        words.append(f"state {job['state_bytes'] / KIB:,.0f} KiB")
+    if job["checkpoint_age_s"] is not None:
+        words.append(f"checkpoint {job['checkpoint_age_s']:.0f} s ago")
+    words += [f"{job[one]} {word}" for one, word in _TROUBLES.items() if job[one]]
+    return ", ".join(words)
 
 
 def endpoints(settings: Settings) -> dict[str, str]:

@@ -1,0 +1,81 @@
+"""What `headrace status` knows, as Prometheus metrics.
+
+Collected when asked: services from the supervisor's state file, workers' own counters from their last report (late and
+outdated tiles among the materializer's), jobs from Flink. Nothing is kept between two scrapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Of a job's health: the metric's name and what it is.
+JOB_GAUGES = {
+    "restarts": ("restarts", "Restarts since the job was submitted."),
+    "state_bytes": ("state_bytes", "Size of the newest checkpoint."),
+    "checkpoint_age_s": ("checkpoint_age_seconds", "Since the newest checkpoint was taken."),
+    "checkpoints_failed": ("checkpoints_failed", "Since the job was submitted."),
+}
+
+
+class StackMetrics(Collector):
+    """One stack's metrics.
+
+    Args:
+        summary: What `headrace status --json` prints, asked anew at every scrape.
+    """
+
+    def __init__(self, summary: Callable[[], Mapping[str, Any]]) -> None:
+        self._summary = summary
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Every metric, with one sample a service, counter or job."""
+        now = self._summary()
+        yield GaugeMetricFamily(
+            "headrace_healthy", "1 where everything runs and answers.", float(now["healthy"])
+        )
+        yield from _services(now["services"])
+        yield _counters(now["services"])
+        yield from _jobs(now["flink_jobs"])
+
+
+def _services(services: Mapping[str, Mapping[str, Any]]) -> Iterator[GaugeMetricFamily]:
+    ready = GaugeMetricFamily("headrace_service_ready", "1 where it answers.", labels=["service"])
+    restarts = GaugeMetricFamily(
+        "headrace_service_restarts", "Since the stack came up.", labels=["service"]
+    )
+    for name, row in services.items():
+        ready.add_metric([name], float(row["phase"] == "ready" and bool(row["answers"])))
+        restarts.add_metric([name], float(row["restarts"]))
+    yield ready
+    yield restarts
+
+
+def _counters(services: Mapping[str, Mapping[str, Any]]) -> GaugeMetricFamily:
+    reported = GaugeMetricFamily(
+        "headrace_worker", "A number of a worker's last report.", labels=["service", "number"]
+    )
+    for name, row in services.items():
+        for number, value in (row.get("report") or {}).items():
+            if isinstance(value, int | float):
+                reported.add_metric([name, number], float(value))
+    return reported
+
+
+def _jobs(jobs: list[Mapping[str, Any]]) -> Iterator[GaugeMetricFamily]:
+    running = GaugeMetricFamily("headrace_job_running", "1 where the job runs.", labels=["job"])
+    for job in jobs:
+        running.add_metric([job["name"]], float(job["state"] == "RUNNING"))
+    yield running
+    for field, (metric, what) in JOB_GAUGES.items():
+        gauge = GaugeMetricFamily(f"headrace_job_{metric}", what, labels=["job"])
+        for job in jobs:
+            if job[field] is not None:
+                gauge.add_metric([job["name"]], float(job[field]))
+        yield gauge

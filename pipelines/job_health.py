@@ -1,0 +1,84 @@
+"""How a feature job is doing, as Flink's REST interface tells: its state's size, the age of its checkpoint, restarts.
+
+A job that retries for ever looks like a running one in the cluster's overview; its restarts and the age of its checkpoint
+tell it apart.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import httpx
+import msgspec
+
+from pipelines.settings import FlinkSettings
+
+TIMEOUT_S = 2.0
+ENDED = frozenset({"CANCELED", "FINISHED"})
+
+
+class JobHealth(msgspec.Struct, frozen=True):
+    """One job of the cluster; what Flink does not tell (yet) is None.
+
+    Attributes:
+        id: Flink's id.
+        name: `features.<view> [<fingerprint>]`.
+        state: Flink's word for it.
+        started_ms: Processing time.
+        restarts: Since it was submitted.
+        restored: Whether it started from, or has fallen back to, a checkpoint.
+        state_bytes: Of the newest checkpoint.
+        checkpoint_age_s: Since the newest checkpoint was taken; None before the first.
+        checkpoint_duration_ms: How long that took.
+        checkpoints_failed: Since it was submitted.
+    """
+
+    id: str
+    name: str
+    state: str
+    started_ms: int
+    restarts: int | None = None
+    restored: bool | None = None
+    state_bytes: int | None = None
+    checkpoint_age_s: float | None = None
+    checkpoint_duration_ms: int | None = None
+    checkpoints_failed: int | None = None
+
+
+def job_health(flink: FlinkSettings) -> list[JobHealth]:
+    """Every job that runs, retries or has failed; empty where the cluster does not answer."""
+    base = f"http://{flink.rest_address}:{flink.rest_port}"
+    try:
+        with httpx.Client(base_url=base, timeout=TIMEOUT_S, trust_env=False) as http:
+            jobs = _told(http, "/jobs/overview")["jobs"]
+            return [_one(http, job) for job in jobs if job["state"] not in ENDED]
+    except httpx.HTTPError:
+        return []
+
+
+def _one(http: httpx.Client, job: dict[str, Any]) -> JobHealth:
+    jid = job["jid"]
+    basic = JobHealth(jid, job["name"], job["state"], job["start-time"])
+    try:
+        checkpoints = _told(http, f"/jobs/{jid}/checkpoints")
+        metrics = _told(http, f"/jobs/{jid}/metrics?get=numRestarts")
+    except httpx.HTTPStatusError:
+        # It ended between the two questions, or is not initialised yet.
+        return basic
+    latest = checkpoints.get("latest") or {}
+    done = latest.get("completed") or {}
+    taken_ms = done.get("trigger_timestamp")
+    return msgspec.structs.replace(
+        basic,
+        restarts=next((int(m["value"]) for m in metrics if m["id"] == "numRestarts"), None),
+        restored=bool(latest.get("restored")),
+        state_bytes=done.get("state_size"),
+        checkpoint_age_s=round(max(0.0, time.time() - taken_ms / 1000), 1) if taken_ms else None,
+        checkpoint_duration_ms=done.get("end_to_end_duration"),
+        checkpoints_failed=(checkpoints.get("counts") or {}).get("failed"),
+    )
+
+
+def _told(http: httpx.Client, path: str) -> Any:  # noqa: ANN401 - JSON of any shape
+    return http.get(path).raise_for_status().json()

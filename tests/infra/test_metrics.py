@@ -1,0 +1,62 @@
+"""Metrics: what status knows, in Prometheus' words, anew at every scrape."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from prometheus_client import CollectorRegistry, generate_latest
+from typer.testing import CliRunner
+
+from infra.commands.metrics import app
+from infra.metrics import StackMetrics
+from pipelines.job_health import JobHealth
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+JOB = JobHealth("1", "features.a [f]", "RUNNING", 0, restarts=2, state_bytes=4_096)
+
+
+def _summary() -> dict[str, Any]:
+    service = {"phase": "ready", "answers": True, "restarts": 1}
+    return {
+        "healthy": True,
+        "services": {
+            "kafka": service | {"report": None},
+            "materializer": service | {"answers": False, "report": {"expired": 7, "word": "x"}},
+        },
+        "flink_jobs": [msgspec.structs.asdict(JOB)],
+    }
+
+
+def test_services_counters_and_jobs_are_samples_and_the_unknown_is_left_out() -> None:
+    registry = CollectorRegistry(auto_describe=False)
+    now = _summary()
+    registry.register(StackMetrics(lambda: now))
+    sample = registry.get_sample_value
+    assert sample("headrace_healthy") == 1
+    assert sample("headrace_service_ready", {"service": "kafka"}) == 1
+    assert sample("headrace_service_ready", {"service": "materializer"}) == 0
+    expired = {"service": "materializer", "number": "expired"}
+    assert sample("headrace_worker", expired) == 7
+    assert sample("headrace_worker", expired | {"number": "word"}) is None
+    job = {"job": JOB.name}
+    assert sample("headrace_job_running", job) == 1
+    assert sample("headrace_job_restarts", job) == 2
+    assert sample("headrace_job_state_bytes", job) == 4_096
+    assert sample("headrace_job_checkpoint_age_seconds", job) is None
+    now["services"]["materializer"]["report"]["expired"] = 9
+    assert sample("headrace_worker", expired) == 9
+    assert b"# TYPE headrace_job_restarts gauge" in generate_latest(registry)
+
+
+def test_a_stack_that_is_down_is_told_as_not_healthy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_DATA_DIR", str(tmp_path))
+    done = CliRunner().invoke(app, [])
+    assert done.exit_code == 0, done.output
+    assert "headrace_healthy 0.0" in done.output

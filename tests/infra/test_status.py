@@ -1,0 +1,36 @@
+"""`headrace status`: what it says of a job."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from infra.commands.status import job_line
+from pipelines.job_health import JobHealth, job_health
+from pipelines.settings import FlinkSettings
+
+STARTED = JobHealth("1", "features.a [f]", "RUNNING", 0, restarts=0, restored=False)
+
+
+@pytest.mark.parametrize(
+    ("health", "line"),
+    [
+        (STARTED, "flink job RUNNING   features.a [f]"),
+        (
+            msgspec.structs.replace(STARTED, state_bytes=2_097_152, checkpoint_age_s=4.2),
+            "flink job RUNNING   features.a [f], state 2,048 KiB, checkpoint 4 s ago",
+        ),
+        (
+            msgspec.structs.replace(STARTED, state="RESTARTING", restarts=3, checkpoints_failed=2),
+            "flink job RESTARTING features.a [f], 3 restarts, 2 checkpoints failed",
+        ),
+    ],
+)
+def test_a_job_is_a_line_and_trouble_is_named_only_where_there_was_any(
+    health: JobHealth, line: str
+) -> None:
+    assert job_line(msgspec.structs.asdict(health)) == line
+
+
+def test_without_a_cluster_there_are_no_jobs() -> None:
+    assert job_health(FlinkSettings(rest_port=1)) == []
