@@ -7,6 +7,7 @@ in the view's order, without spaces: `headrace:aircraft_departures:["N14228"]`. 
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -39,11 +40,6 @@ class OnlineStoreUnavailable(HeadraceError):
     """Redis did not answer, or refused."""
 
 
-def _without_secrets(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    return scheme + separator + rest.rpartition("@")[2]
-
-
 def _tls(stores: StoreSettings) -> dict[str, Any]:
     """The certificates to check a `rediss://` server by; a plain connection takes no such setting."""
     if not stores.redis_url.startswith("rediss://") or not stores.redis_ca_path:
@@ -64,7 +60,7 @@ class Rings:
 
     def __init__(self, stores: StoreSettings) -> None:
         password = stores.redis_password
-        self._where = f"online store at {_without_secrets(stores.redis_url)}"
+        self._where = f"online store at {stores.redis_shown}"
         self._prefix = f"{stores.project}:".encode()
         self._redis = redis.Redis.from_url(
             stores.redis_url,
@@ -130,6 +126,19 @@ class Rings:
             keys = list(self._redis.scan_iter(self._key(view, b"*"), count=1000))
             self._redis.zrem(self._clock_key, view)
             return int(self._redis.delete(*keys)) if keys else 0
+
+    def generation(self) -> bytes | None:
+        """What `begin_generation` wrote last; None where the store has lost its memory since, or never had one."""
+        with self._reported():
+            found: bytes | None = self._redis.get(self._prefix + b"generation")
+        return found
+
+    def begin_generation(self) -> bytes:
+        """Mark the store as it is now; the mark is lost together with the rings. Returns it."""
+        mark = uuid.uuid4().hex.encode()
+        with self._reported():
+            self._redis.set(self._prefix + b"generation", mark)
+        return mark
 
     def advance_clock(self, clocks: Mapping[str, int]) -> None:
         """Move the clocks of views (view → epoch ms) forward; a clock never goes back."""

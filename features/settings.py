@@ -27,3 +27,9 @@ class StoreSettings(BaseModel):
     project: str = "headrace"
     # A plain online read is as of the wall clock, or of the latest event time seen: replays of the past need "stream".
     clock: Literal["wall", "stream"] = "wall"
+
+    @property
+    def redis_shown(self) -> str:
+        """The address for people's eyes: without a user or a password that the URL may hold."""
+        scheme, separator, rest = self.redis_url.partition("://")
+        return scheme + separator + rest.rpartition("@")[2]

@@ -17,8 +17,13 @@ from features.settings import StoreSettings
 from features.tile_row import KeyValue
 from features.tiles import Bools, Floats, Ints
 from features.views import Plan, Service, View
+from schemas.errors import HeadraceError
 
 NO_RING_AGE_MS = -1
+
+
+class RowsUnread(HeadraceError):
+    """A service has views that the scorer cannot read: it must not start rather than serve nulls for them."""
 
 
 class Vectors(NamedTuple):
@@ -102,6 +107,18 @@ class VectorReader:
     """Reads the vectors of one service. Keep one a worker; not for sharing between threads."""
 
     def __init__(self, stores: StoreSettings, plan: Plan, service: str) -> None:
+        """Nothing is contacted before the first read.
+
+        Raises:
+            RowsUnread: the service has views of rows.
+        """
+        if rows := plan.service_row_views(service):
+            raise RowsUnread(
+                f"service {service}",
+                wanted="windowed views, which are read from rings",
+                came=f"it has views of rows: {[view.name for view in rows]}",
+                mend="Serve those through Feast's get_online_features, or send them in the request.",
+            )
         self.service = plan.service(service)
         self.fingerprint = plan.service_fingerprint(service)
         self.join_keys = plan.join_keys(service)

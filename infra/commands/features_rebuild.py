@@ -32,7 +32,9 @@ def rebuild(
         _known(plan, name)
     if not yes:
         what = ", ".join(view) or "every view"
-        typer.confirm(f"Rebuild {what} of {stores.redis_url} from the lake?", abort=True, err=True)
+        typer.confirm(
+            f"Rebuild {what} of {stores.redis_shown} from the lake?", abort=True, err=True
+        )
     # Its log must not mix with the answer.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 

@@ -87,7 +87,7 @@ def endpoints(settings: Settings) -> dict[str, str]:
     flink, serving = settings.flink, settings.serving
     return {
         "kafka": settings.kafka.bootstrap_servers,
-        "redis": settings.stores.redis_url,
+        "redis": settings.stores.redis_shown,
         "flink": f"http://{flink.rest_address}:{flink.rest_port}",
         "ray": serving.ray_address,
         "ray_dashboard": f"http://127.0.0.1:{serving.dashboard_port}",

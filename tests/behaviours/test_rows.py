@@ -27,6 +27,8 @@ from features.lake_schema import LAKE_COLUMNS
 from features.lake_source import LakeSource
 from features.online_store import HeadraceOnlineStore
 from features.refusal import PlanRefused
+from features.vectors import RowsUnread, VectorReader
+from features.views import Plan
 from tests.conftest import stores_at
 from tests.pipelines import toy
 
@@ -268,6 +270,11 @@ def test_a_view_of_rows_that_cannot_run_is_refused(definition: FeatureView, reas
     with pytest.raises(PlanRefused) as refused:
         compile_repo(module, {})
     assert any(reason in str(r) for r in refused.value.refusals)
+
+
+def test_the_scorer_refuses_a_service_of_rows(lab: StoreSettings) -> None:
+    with pytest.raises(RowsUnread, match="shop_facts"):
+        VectorReader(lab, Plan.load(lab.plan_path), "facts_v1")
 
 
 def test_a_view_that_is_gone_from_the_definitions_leaves_the_registry(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import redis
 from confluent_kafka import Message
 
 from features.ring import RingFormat
@@ -16,8 +17,9 @@ from features.rings import Rings, entity_key
 from features.settings import StoreSettings
 from features.tile_row import TileRow, encode
 from features.views import Plan, View
+from infra.local.redis_server import RedisServer
 from pipelines import materializer
-from pipelines.materializer import Materializer
+from pipelines.ring_writer import RingWriter
 from schemas import topics
 from schemas.worker import WorkerContext
 from tests.pipelines import toy
@@ -100,7 +102,7 @@ def test_order_repetition_and_a_tiny_cache_change_no_ring(
         given = list(messages) if name == "in_order" else [*messages, *messages[:5_000]]
         if name != "in_order":
             chance.shuffle(given)
-        subject = Materializer(Plan((view,)), Rings(own), cache_bytes)
+        subject = RingWriter(Plan((view,)), Rings(own), cache_bytes)
         for batch in _batches(given, 500):
             subject.materialize(batch)
         outcomes.append(_held(own, view))
@@ -165,3 +167,32 @@ def test_a_lost_store_a_new_view_and_a_new_layout_are_rebuilt_from_the_topic(
     with _running(case, kafka, own) as report:
         eventually(lambda: all(kept.usable(ring) for ring in _held(own, longer)))
     assert report["undecodable"] == 0
+
+
+def test_a_store_emptied_under_a_running_materializer_is_filled_again(
+    kafka: KafkaSettings, stores: StoreSettings, tmp_path: Path
+) -> None:
+    view = toy.view("rings_emptied")
+    topics.create(kafka, [topics.tile_topic(view.topic_out)])
+    with RedisServer(tmp_path / "redis") as server:
+        own = stores.model_copy(
+            update={"redis_url": server.url, "plan_path": str(tmp_path / "plan.json")}
+        )
+        Plan((view,)).save(own.plan_path)
+        produce(kafka, view.topic_out, _records(view, _rows(view, tiles=3)))
+        client = redis.Redis.from_url(server.url)
+        with _running("rings_emptied", kafka, own):
+            eventually(lambda: None not in _held(own, view))
+            before = _held(own, view)
+            client.flushall()
+            # One entity goes on; the others have fallen silent, and nothing but the topic knows them.
+            newest = _row(view, 300, 5_000_002, 5)
+            produce(kafka, view.topic_out, _records(view, [("s0", newest)]))
+            eventually(lambda: _held(own, view) == before)
+        # Lost while a batch was under way: the clock is back, the mark is not.
+        client.delete(f"{own.project}:generation")
+        Rings(own).delete(view.name)
+        Rings(own).advance_clock({view.name: 1})
+        with _running("rings_emptied", kafka, own):
+            eventually(lambda: _held(own, view) == before)
+        client.close()

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 CASE = "flights"
 
 
-def test_the_files_under_version_control_are_the_contracts() -> None:
-    for name, contract in evolution.contracts(CASE).items():
+@pytest.mark.parametrize("case", ["flights", "payments"])
+def test_the_files_under_version_control_are_the_contracts(case: str) -> None:
+    for name, contract in evolution.contracts(case).items():
         released = json.loads((evolution.RELEASED / f"{name}.json").read_text())
         assert released == evolution.schema_of(contract), f"run `headrace schemas export`: {name}"
-    assert evolution.check(CASE) == []
+    assert evolution.check(case) == []
 
 
 def _drop(schema: dict[str, Any]) -> None:
