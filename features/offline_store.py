@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import structlog
 from feast import FeatureView, RepoConfig
 from feast.data_source import DataSource
+from feast.errors import FeastEntityDFMissingColumnsError
 from feast.infra.offline_stores.offline_store import (
     OfflineStore,
     RetrievalJob,
@@ -76,7 +77,8 @@ class HeadraceOfflineStore(OfflineStore):
 
         Raises:
             RetrievalUnsupported: there are no rows, only a range of time.
-            EntityRowsRefused, EntitiesIncomplete: the rows lack an instant or a join key.
+            EntityRowsRefused: the rows lack an instant.
+            FeastEntityDFMissingColumnsError: the rows lack a join key.
         """
         if entity_df is None:
             raise RetrievalUnsupported(
@@ -96,6 +98,8 @@ class HeadraceOfflineStore(OfflineStore):
         if known_ms is None and options.get("filter_by_created_timestamp"):
             known_ms = rows.event_time_ms
         keys = list(asked.entity_columns(_SERVICE))
+        if missing := set(keys) - set(rows.table.column_names):
+            raise FeastEntityDFMissingColumnsError(set(keys), missing)
 
         def compute() -> pa.Table:
             answered = features_as_of(
@@ -197,7 +201,7 @@ class HeadraceOfflineStore(OfflineStore):
 
 
 def _asked(rows: EntityRows, keys: list[str], known_ms: pa.ChunkedArray | None) -> pa.Table:
-    columns = {k: rows.table[k] for k in keys if k in rows.table.column_names}
+    columns = {k: rows.table[k] for k in keys}
     columns["event_time_ms"] = rows.event_time_ms
     return pa.table(columns if known_ms is None else columns | {"known_at_ms": known_ms})
 

@@ -11,10 +11,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast.errors import SavedDatasetLocationAlreadyExists
+from feast.errors import FeastEntityDFMissingColumnsError, SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 
-from features.batch import EntitiesIncomplete, features_as_of
+from features.batch import features_as_of
 from features.entity_rows import EntityRowsRefused
 from features.feast_store import apply, feature_store
 from features.lake import Lake
@@ -175,7 +175,7 @@ def test_results_are_kept_as_parquet_and_as_a_lake_table(
         ([1, 2], EntityRowsRefused),
         (
             pd.DataFrame({"dest": ["IAH"], "event_timestamp": [pd.Timestamp("2013-06-01")]}),
-            EntitiesIncomplete,
+            FeastEntityDFMissingColumnsError,
         ),
     ],
 )
