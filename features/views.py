@@ -276,11 +276,14 @@ class Plan(msgspec.Struct, frozen=True):
 
         A feature that is added to one of its views changes nothing: a model that does not use it goes on.
         """
+        return _digest(self.service(name).features, self.definitions(name))
+
+    def definitions(self, name: str) -> dict[str, str]:
+        """View → 16 hex digits over the meaning of those of its features that the service uses."""
         service = self.service(name)
         used = {v: [f for owner, f in service.features if owner == v] for v in service.views}
-        windowed = [view.meaning(used[view.name]) for view in self.service_views(name)]
-        rows = [view.fingerprint for view in self.service_row_views(name)]
-        return _digest(service.features, windowed, *([rows] if rows else []))
+        windowed = {v.name: v.meaning(used[v.name]) for v in self.service_views(name)}
+        return windowed | {v.name: v.fingerprint for v in self.service_row_views(name)}
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:

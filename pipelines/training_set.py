@@ -131,7 +131,7 @@ def training_set(
         holdout=holdout,
         since_ms=since_ms,
         until_ms=until_ms,
-        definitions={view.name: view.fingerprint for view in views},
+        definitions=plan.definitions(module.SERVICE),
         snapshots=snapshots,
     )
 

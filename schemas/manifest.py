@@ -46,7 +46,7 @@ class Manifest(BaseModel):
         model: The model's name; `version` is its folder's name.
         service: The feature service whose vector it reads.
         inputs: The columns of its input matrix, in order.
-        definitions: View → fingerprint of the definitions it was trained on.
+        definitions: View → fingerprint of the features of it that it was trained on.
         contract: Digest of the request's contract (`contract_digest`).
         threshold: A score at or above it is labelled late.
         snapshots: Lake table → Iceberg snapshot that was read.

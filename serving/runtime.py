@@ -60,7 +60,7 @@ class Expected:
             case=case,
             service=module.SERVICE,
             inputs=input_names(module.INPUTS, plan.service(module.SERVICE).names),
-            definitions={v.name: v.fingerprint for v in plan.service_views(module.SERVICE)},
+            definitions=plan.definitions(module.SERVICE),
             contract=contract_digest(case),
         )
 

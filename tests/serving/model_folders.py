@@ -87,20 +87,20 @@ def write(
     *,
     bias: float = 0.0,
     fragile: bool = False,
-    case: str = CASE,
+    of: str = CASE,
     given: Plan | None = None,
     **changes: Any,
 ) -> Path:
-    """A version's folder under `<models_dir>/<case>`; `changes` replace fields of its manifest."""
-    expected = Expected.of(case, given or plan())
-    folder = models_dir / case / version
+    """A version's folder of the use case `of`, under `<models_dir>/<case>`; `changes` replace fields of its manifest."""
+    expected = Expected.of(of, given or plan())
+    folder = models_dir / of / version
     folder.mkdir(parents=True)
     save_model(graph(len(expected.inputs), bias=bias, fragile=fragile), str(folder / MODEL_FILE))
     (folder / "reference.parquet").write_bytes(b"PAR1")
     described = {
-        "model": case,
+        "model": of,
         "version": version,
-        "case": case,
+        "case": of,
         "service": expected.service,
         "inputs": expected.inputs,
         "definitions": expected.definitions,

@@ -118,7 +118,7 @@ def rig(jars: Path, redis_url: str, tmp_path_factory: pytest.TempPathFactory) ->
         deploy.apply(CASE, kafka, stores, FlinkSettings(rest_port=cluster.rest_port))
         models = folder / "models"
         plan = Plan.load(stores.plan_path)
-        model_folders.write(models, "v0001", case=CASE, given=plan)
+        model_folders.write(models, "v0001", of=CASE, given=plan)
         first = release_log.first(
             CASE, CASE, "v0001", event_time_ms=1_700_000_000_000, decided_by="test"
         )
