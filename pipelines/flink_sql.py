@@ -4,6 +4,9 @@ One job a view, one INSERT a hop, all in one statement set. Each INSERT has a si
 topic, whose PRIMARY KEY is exactly its GROUP BY: Flink then writes plain upserts. A UNION of the hops would lose the
 upsert key and send a tombstone before every update; a join with constants would keep all its input as state.
 
+Each INSERT forgets its tiles after its own longest window and the allowed lateness, by a hint: the job's one setting would keep
+the finest tiles for as long as the longest window of all.
+
 There are no watermarks. A tile's whole value is emitted at every event, and a late event lands in its own tile.
 """
 
@@ -16,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from features import row_sql
+from features.state_cost import tile_life_s
 from features.views import KeyType, Layout, Partial, PartialKind, View
 from pipelines.settings import FlinkSettings
 from schemas.envelope import ORIGIN_OFFSET
@@ -27,6 +31,8 @@ TOPIC = re.compile(r"[A-Za-z0-9._-]+")
 # The fields that every tile row has besides join keys and partials.
 TILE_FIELDS = ("tile", "n", "clock_ms", "source_offset", "source_partition")
 SOURCE = "source"
+# What is aggregated, whatever it is made of: the name by which the hint finds it.
+EVENTS = "events"
 # Sorts below every character of an event id, so that a shorter id comes before a longer one that it begins.
 SEPARATOR = r"U&'\0001'"
 # 15 digits hold every millisecond until the year 33658, and make text order the order of time.
@@ -85,12 +91,12 @@ def job(view: View, kafka: KafkaSettings, flink: FlinkSettings) -> Job:
         view=view.name,
         options=_options(view, flink),
         tables=(_source_table(view, kafka), *sinks),
-        inserts=tuple(_insert(view, layout) for layout in view.layouts),
+        inserts=tuple(_insert(view, layout, flink) for layout in view.layouts),
     )
 
 
 def _options(view: View, flink: FlinkSettings) -> dict[str, str]:
-    window_s = max(a.window_s for a in view.aggregates)
+    life_s = max(tile_life_s(view, layout.hop_s, flink.lateness_s) for layout in view.layouts)
     return {
         "parallelism.default": str(flink.parallelism),
         # The default of 100 ms would be waited by every event of a quiet stream.
@@ -103,8 +109,8 @@ def _options(view: View, flink: FlinkSettings) -> dict[str, str]:
         "restart-strategy.exponential-delay.initial-backoff": "1 s",
         "restart-strategy.exponential-delay.max-backoff": "10 s",
         # Measured in processing time from a tile's last event; whoever comes later than this starts a new count, which
-        # readers drop because it is lower than the one they hold.
-        "table.exec.state.ttl": f"{window_s + flink.lateness_s} s",
+        # readers drop because it is lower than the one they hold. Of the longest hop; each INSERT says its own.
+        "table.exec.state.ttl": f"{life_s} s",
         # Operators keep their ids, so that a savepoint fits the same statements again.
         "table.exec.uid.generation": "ALWAYS",
         "table.local-time-zone": "UTC",
@@ -171,7 +177,7 @@ def _sink_table(view: View, layout: Layout, kafka: KafkaSettings) -> str:
     return _create(_sink_name(layout), lines, options)
 
 
-def _insert(view: View, layout: Layout) -> str:
+def _insert(view: View, layout: Layout, flink: FlinkSettings) -> str:
     keys = [_quoted(key.name) for key in view.join_keys]
     tile = f"CONCAT('{layout.hop_s}/', CAST(`event_time_ms` / {layout.hop_ms} AS STRING))"
     columns = [
@@ -183,13 +189,14 @@ def _insert(view: View, layout: Layout) -> str:
         "MAX(`source_offset`) AS `source_offset`",
         "MAX(`source_partition`) AS `source_partition`",
     ]
+    life_s = tile_life_s(view, layout.hop_s, flink.lateness_s)
     present = " AND ".join(f"{name} IS NOT NULL" for name in [*keys, "`event_time_ms`"])
     return "\n".join(
         [
             f"INSERT INTO {_quoted(_sink_name(layout))}",
-            "SELECT",
+            f"SELECT /*+ STATE_TTL('{EVENTS}' = '{life_s} s') */",
             ",\n".join(f"  {column}" for column in columns),
-            f"FROM {_rows(view)}",
+            f"FROM {_rows(view)} AS {_quoted(EVENTS)}",
             f"WHERE {present}",
             f"GROUP BY {', '.join([*keys, tile])}",
         ]
