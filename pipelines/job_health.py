@@ -1,4 +1,4 @@
-"""How a feature job is doing, as Flink's REST interface tells: its state's size, the age of its checkpoint, restarts.
+"""How a feature job is doing, as Flink's REST interface tells: its lag, its state's size, its checkpoint's age, restarts.
 
 A job that retries for ever looks like a running one in the cluster's overview; its restarts and the age of its checkpoint
 tell it apart.
@@ -6,6 +6,7 @@ tell it apart.
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -16,6 +17,9 @@ from pipelines.settings import FlinkSettings
 
 TIMEOUT_S = 2.0
 ENDED = frozenset({"CANCELED", "FINISHED"})
+# Of a source: what lies in its topic beyond what its consumer has fetched, markers of transactions not counted.
+PENDING = ".pendingRecords"
+JOB_VIEW = re.compile(r"features\.(\w+) \[")
 
 
 class JobHealth(msgspec.Struct, frozen=True):
@@ -32,6 +36,8 @@ class JobHealth(msgspec.Struct, frozen=True):
         checkpoint_age_s: Since the newest checkpoint was taken; None before the first.
         checkpoint_duration_ms: How long that took.
         checkpoints_failed: Since it was submitted.
+        lag_events: In its streams, beyond what it has fetched; None until its sources have, and while it does not run.
+            At most some hundreds of fetched events wait inside the job besides.
     """
 
     id: str
@@ -44,6 +50,13 @@ class JobHealth(msgspec.Struct, frozen=True):
     checkpoint_age_s: float | None = None
     checkpoint_duration_ms: int | None = None
     checkpoints_failed: int | None = None
+    lag_events: int | None = None
+
+    @property
+    def view(self) -> str | None:
+        """The view whose job it is; None for a job of somebody else's."""
+        named = JOB_VIEW.match(self.name)
+        return named.group(1) if named else None
 
 
 def job_health(flink: FlinkSettings) -> list[JobHealth]:
@@ -63,6 +76,7 @@ def _one(http: httpx.Client, job: dict[str, Any]) -> JobHealth:
     try:
         checkpoints = _told(http, f"/jobs/{jid}/checkpoints")
         metrics = _told(http, f"/jobs/{jid}/metrics?get=numRestarts")
+        lag_events = _lag_events(http, jid)
     except httpx.HTTPStatusError:
         # It ended between the two questions, or is not initialised yet.
         return basic
@@ -77,7 +91,19 @@ def _one(http: httpx.Client, job: dict[str, Any]) -> JobHealth:
         checkpoint_age_s=round(max(0.0, time.time() - taken_ms / 1000), 1) if taken_ms else None,
         checkpoint_duration_ms=done.get("end_to_end_duration"),
         checkpoints_failed=(checkpoints.get("counts") or {}).get("failed"),
+        lag_events=lag_events,
     )
+
+
+def _lag_events(http: httpx.Client, jid: str) -> int | None:
+    """The sum over the job's sources and their subtasks; a metric is named after its operator, so it must be looked up."""
+    found: list[float] = []
+    for vertex in _told(http, f"/jobs/{jid}")["vertices"]:
+        path = f"/jobs/{jid}/vertices/{vertex['id']}/subtasks/metrics"
+        names = [one["id"] for one in _told(http, path) if one["id"].endswith(PENDING)]
+        if names and vertex["status"] == "RUNNING":
+            found += [one["sum"] for one in _told(http, f"{path}?get={','.join(names)}&agg=sum")]
+    return round(sum(found)) if found else None
 
 
 def _told(http: httpx.Client, path: str) -> Any:  # noqa: ANN401 - JSON of any shape
