@@ -163,7 +163,7 @@ class VectorReader:
         asked = [(reader, *reader.keys(entities)) for reader in self._views]
         # The progress comes with the rings, in one answer: what it says is true of them.
         packed = self._rings.read_many(
-            [(reader.view.name, [*keys, *reader.extra]) for reader, keys, _ in asked]
+            [(reader.view.versioned, [*keys, *reader.extra]) for reader, keys, _ in asked]
         )
         read_at_ms = time.time_ns() // 1_000_000
         shape = (len(as_of_ms), len(asked))

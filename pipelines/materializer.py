@@ -36,7 +36,7 @@ class _Loop:
     def __init__(self, ctx: WorkerContext, kafka: KafkaSettings, rings: Rings, plan: Plan) -> None:
         self._rings = rings
         self.writer = RingWriter(plan, rings)
-        self._views = {view.topic_out: view.name for view in plan.views}
+        self._views = {view.topic_out: view.versioned for view in plan.views}
         group, mine = f"{ctx.case}.materializer", self.writer.topics
         self._consumer = Consumer(consumer_config(kafka, group, slot=f"{group}.0", topics=mine))
         self._consumer.subscribe(mine, on_assign=self._assigned)

@@ -53,11 +53,11 @@ class RingWriter:
     def __init__(self, plan: Plan, rings: Rings, cache_bytes_max: int = CACHE_BYTES_MAX) -> None:
         self._rings = rings
         self._views: dict[str, View] = {view.topic_out: view for view in plan.views}
-        self._formats = {view.name: RingFormat(view) for view in plan.views}
-        self._decoders = {view.name: TileRowDecoder(view) for view in plan.views}
+        self._formats = {view.versioned: RingFormat(view) for view in plan.views}
+        self._decoders = {view.versioned: TileRowDecoder(view) for view in plan.views}
         self._cache_bytes_max = cache_bytes_max
         self._cache = RingCache(cache_bytes_max)
-        self._origin = {v.name: v for v in plan.views if v.origin_offsets}
+        self._origin = {v.versioned: v for v in plan.views if v.origin_offsets}
         self._progress: dict[str, Progress] = {}
         # Views whose rings are being rebuilt: their progress waits until all that there was has been read again.
         self.rebuilding: set[str] = set()
@@ -139,7 +139,7 @@ class RingWriter:
         rows: dict[Place, dict[tuple[int, int], TileRow]] = defaultdict(dict)
         clocks: dict[str, int] = {}
         for message in batch:
-            view = self._views[str(message.topic())].name
+            view = self._views[str(message.topic())].versioned
             decoded = self._decoded(view, message)
             if decoded is None:
                 continue

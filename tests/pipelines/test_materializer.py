@@ -68,7 +68,7 @@ def _own(stores: StoreSettings, project: str, folder: Path) -> StoreSettings:
 
 def _held(stores: StoreSettings, view: View, entities: int = 40) -> list[bytes | None]:
     rings = Rings(stores)
-    held = rings.read(view.name, [entity_key((f"s{entity}",)) for entity in range(entities)])
+    held = rings.read(view.versioned, [entity_key((f"s{entity}",)) for entity in range(entities)])
     rings.close()
     return held
 
@@ -154,7 +154,7 @@ def test_a_lost_store_a_new_view_and_a_new_layout_are_rebuilt_from_the_topic(
         eventually(lambda: None not in _held(own, second))
     before = _held(own, first)
 
-    Rings(own).delete(first.name)
+    Rings(own).delete(first.versioned)
     with _running(case, kafka, own):
         eventually(lambda: _held(own, first) == before)
 
@@ -191,8 +191,8 @@ def test_a_store_emptied_under_a_running_materializer_is_filled_again(
             eventually(lambda: _held(own, view) == before)
         # Lost while a batch was under way: the clock is back, the mark is not.
         client.delete(f"{own.project}:generation")
-        Rings(own).delete(view.name)
-        Rings(own).advance_clock({view.name: 1})
+        Rings(own).delete(view.versioned)
+        Rings(own).advance_clock({view.versioned: 1})
         with _running("rings_emptied", kafka, own):
             eventually(lambda: _held(own, view) == before)
         client.close()
