@@ -19,7 +19,8 @@ TIMEOUT_S = 2.0
 ENDED = frozenset({"CANCELED", "FINISHED"})
 # Of a source: what lies in its topic beyond what its consumer has fetched, markers of transactions not counted.
 PENDING = ".pendingRecords"
-JOB_VIEW = re.compile(r"features\.(\w+) \[")
+# With the version of the view, where the name has one.
+JOB_VIEW = re.compile(r"features\.(\w+)(?:\.[0-9a-f]{8})? \[")
 
 
 class JobHealth(msgspec.Struct, frozen=True):

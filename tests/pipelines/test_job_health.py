@@ -38,7 +38,12 @@ TOO_LATE_S = (NEWEST_S - 26_000, 0)
 
 @pytest.mark.parametrize(
     ("name", "view"),
-    [("features.levels [0123456789ab]", "levels"), ("somebody's own", None), ("features.a", None)],
+    [
+        ("features.levels [0123456789ab]", "levels"),
+        ("features.levels.01234567 [0123456789ab]", "levels"),
+        ("somebody's own", None),
+        ("features.a", None),
+    ],
 )
 def test_a_job_names_its_view(name: str, view: str | None) -> None:
     assert JobHealth("1", name, "RUNNING", 0).view == view
