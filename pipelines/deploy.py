@@ -17,7 +17,7 @@ from features.state_cost import Cost, refuse_costly
 from features.views import Plan
 from pipelines.flink_jobs import FlinkJobs, FlinkUnavailable, RunningJob, submit
 from pipelines.flink_sql import Job, job, job_prefix
-from schemas import topics
+from schemas import evolution, topics
 
 if TYPE_CHECKING:
     from features.feast_store import Diff
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from schemas.settings import KafkaSettings
 
 VIEW = "view "
+# `plan` is also asked where nothing runs, and must not hang there.
+KAFKA_ANSWER_S = 3.0
 
 
 class Deployed(NamedTuple):
@@ -33,14 +35,14 @@ class Deployed(NamedTuple):
 
     Attributes:
         diff: Definitions and lake tables.
-        topics: Tile topics created; from `plan`, those that the views write to.
+        topics: Tile topics created; from `plan`, None where Kafka does not answer.
         submitted: Views whose job is submitted; from `plan`, None where the cluster does not answer.
         cancelled: Jobs cancelled, by name.
         costs: What each view keeps for an entity.
     """
 
     diff: Diff
-    topics: tuple[str, ...]
+    topics: tuple[str, ...] | None
     submitted: tuple[str, ...] | None
     cancelled: tuple[str, ...]
     costs: tuple[Cost, ...] = ()
@@ -53,12 +55,15 @@ def plan(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSet
         PlanRefused: A definition cannot be run; every reason is in it.
         SqlRefused: A name of a view cannot be put into SQL.
         StateRefused: A view would keep more than is allowed for an entity.
+        IncompatibleSchema: A contract refuses what its released schema accepts.
     """
+    evolution.require_compatible(case)
     feast_store = _feast_store()
     wanted, diff = feast_store.plan(case, stores)
+    diff = diff._replace(tables=feast_store.missing_tables(case, stores))
     costs = _costs(wanted, flink)
     jobs = _jobs(wanted, kafka, flink)
-    tile_topics = tuple(view.topic_out for view in wanted.views)
+    tile_topics = _missing_topics(kafka, wanted)
     try:
         with FlinkJobs(flink) as cluster:
             alive = cluster.alive()
@@ -90,11 +95,13 @@ def apply(
 
     Raises:
         PlanRefused, SqlRefused, StateRefused: A definition cannot be run; nothing was changed.
+        IncompatibleSchema: A contract refuses what its released schema accepts; nothing was changed.
         Uncertified: A view has no certificate, and the settings demand one; nothing was changed.
         LakeSchemaChanged: A lake table has other columns than its contract.
         TopicError, FlinkUnavailable, SubmissionFailed: An engine is out of reach or refused; apply again.
     """
     say = progress or (lambda _: None)
+    evolution.require_compatible(case)
     say("registering definitions")
     feast_store = _feast_store()
     wanted, _ = feast_store.plan(case, stores)
@@ -137,6 +144,14 @@ def _jobs(wanted: Plan, kafka: KafkaSettings, flink: FlinkSettings) -> list[Job]
 
 def _costs(wanted: Plan, flink: FlinkSettings) -> tuple[Cost, ...]:
     return tuple(refuse_costly(wanted.views, flink.lateness_s, flink.entity_bytes_max))
+
+
+def _missing_topics(kafka: KafkaSettings, wanted: Plan) -> tuple[str, ...] | None:
+    try:
+        names = [view.topic_out for view in wanted.views]
+        return tuple(topics.missing(kafka, names, KAFKA_ANSWER_S))
+    except topics.TopicError:
+        return None
 
 
 def _removed(diff: Diff) -> list[str]:
