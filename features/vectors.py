@@ -125,6 +125,11 @@ class VectorReader:
         self._rings = Rings(stores)
         self._views = [_ViewReader(view, self.service) for view in plan.service_views(service)]
 
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The version of each windowed view that it reads."""
+        return tuple(reader.view.versioned for reader in self._views)
+
     def close(self) -> None:
         """Give the connection back."""
         self._rings.close()

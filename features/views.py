@@ -267,6 +267,7 @@ class Plan(msgspec.Struct, frozen=True):
     Attributes:
         handovers: `View.versioned` → where its job began, for those that did not begin with the stream.
         retired: Versions that were replaced or removed, the latest last.
+        retired_rows: Views of rows that were removed.
     """
 
     views: tuple[View, ...] = ()
@@ -274,6 +275,7 @@ class Plan(msgspec.Struct, frozen=True):
     row_views: tuple[RowView, ...] = ()
     handovers: dict[str, Handover] = {}
     retired: tuple[Retired, ...] = ()
+    retired_rows: tuple[str, ...] = ()
     version: int = 1
 
     def handover(self, view: View) -> Handover | None:
@@ -353,6 +355,7 @@ class Plan(msgspec.Struct, frozen=True):
             row_views=tuple(sorted(self.row_views, key=lambda v: v.name)),
             handovers=self.handovers,
             retired=self.retired,
+            retired_rows=self.retired_rows,
         )
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)

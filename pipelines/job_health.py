@@ -6,6 +6,7 @@ tell it apart.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from typing import Any
@@ -16,6 +17,8 @@ import msgspec
 from pipelines.settings import FlinkSettings
 
 TIMEOUT_S = 2.0
+# Flink fetches metrics when asked, and answers with what it had fetched before: so it is asked twice, and given this long.
+FETCH_S = 0.2
 ENDED = frozenset({"CANCELED", "FINISHED"})
 # Of a source: what lies in its topic beyond what its consumer has fetched, markers of transactions not counted.
 PENDING = ".pendingRecords"
@@ -66,7 +69,11 @@ def job_health(flink: FlinkSettings) -> list[JobHealth]:
     try:
         with httpx.Client(base_url=base, timeout=TIMEOUT_S, trust_env=False) as http:
             jobs = _told(http, "/jobs/overview")["jobs"]
-            return [_one(http, job) for job in jobs if job["state"] not in ENDED]
+            left = [job for job in jobs if job["state"] not in ENDED]
+            if left:
+                http.get("/jobs/metrics")
+                time.sleep(FETCH_S)
+            return [_one(http, job) for job in left]
     except httpx.HTTPError:
         return []
 
@@ -103,7 +110,9 @@ def _lag_events(http: httpx.Client, jid: str) -> int | None:
         path = f"/jobs/{jid}/vertices/{vertex['id']}/subtasks/metrics"
         names = [one["id"] for one in _told(http, path) if one["id"].endswith(PENDING)]
         if names and vertex["status"] == "RUNNING":
-            found += [one["sum"] for one in _told(http, f"{path}?get={','.join(names)}&agg=sum")]
+            sums = _told(http, f"{path}?get={','.join(names)}&agg=sum")
+            # Flink says NaN, as a text, where it does not know.
+            found += [value for one in sums if math.isfinite(value := float(one["sum"]))]
     return round(sum(found)) if found else None
 
 
