@@ -119,7 +119,7 @@ def _selected(sql: str, lake: Lake) -> pa.Table:
             ) from error
 
 
-def _tables(tree: exp.Expression, tables: Collection[str]) -> set[str]:
+def _tables(tree: exp.Query, tables: Collection[str]) -> set[str]:
     """The lake tables that a query reads; anything else after FROM is refused, but its own CTEs and series of numbers."""
     local = {cte.alias for cte in tree.find_all(exp.CTE)}
     named = set()

@@ -38,7 +38,9 @@ class RowViewCompiler:
             came = f"it is {source.timestamp_field!r}"
             self._refuse(f"timestamp_field={EVENT_TIME!r}", came, "The lake has this one.")
         elif not TABLE.fullmatch(source.table):
-            self._refuse("a lake table's name", f"it is {source.table!r}", "Correct the LakeSource.")
+            self._refuse(
+                "a lake table's name", f"it is {source.table!r}", "Correct the LakeSource."
+            )
         # Only Feast's BatchFeatureView has one.
         if getattr(definition, "feature_transformation", None) is not None:
             came = "it has a function, which Feast would pickle"

@@ -196,7 +196,14 @@ def test_row_level_sql_makes_the_columns_that_are_aggregated() -> None:
     assert found.fingerprint != compiled(view(mean(name="cents_1h"))).fingerprint
 
 
-HOSTILE = ("x; DROP TABLE y", "x` --", "x' OR '1'='1", "../x", "x\n", "х")
+HOSTILE = (
+    "x; DROP TABLE y",
+    "x` --",
+    "x' OR '1'='1",
+    "../x",
+    "x\n",
+    "\u0445",
+)  # The last is Cyrillic.
 
 
 @pytest.mark.parametrize("name", HOSTILE)
