@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 from schemas.envelope import header
 from schemas.results import Result
@@ -16,6 +13,7 @@ from serving import release_log
 from serving.settings import ServingSettings
 from tests.faults import scored
 from tests.faults.ledger import Sent
+from tests.faults.meanwhile import Meanwhile
 from tests.faults.stage import Stage, Worker
 from tests.pipelines import toy
 from tests.pipelines.records import committed
@@ -39,36 +37,19 @@ def scorer(stage: Stage) -> Worker:
     return stage.run("scorer", "tests.faults.scored", stage.case, *sections)
 
 
-class Asking:
-    """Asks about stations by turns, a few times a second, until its block ends. Its thread alone uses the ledger then."""
+class Asking(Meanwhile):
+    """Asks about stations by turns until its block ends. It alone uses the ledger then."""
 
     def __init__(
         self, stage: Stage, stations: Sequence[str], as_of_ms: int, first: int = 0
     ) -> None:
+        super().__init__(self._ask, pause_s=0.05)
         self.asked = first
         self._stage, self._stations, self._as_of_ms = stage, stations, as_of_ms
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
-        self._failed: Exception | None = None
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        if self._failed is not None:
-            raise self._failed
 
     def _ask(self) -> None:
-        try:
-            while not self._stop.is_set():
-                ask(self._stage, self._stations, self._as_of_ms, self.asked, 20)
-                self.asked += 20
-                time.sleep(0.05)
-        except Exception as error:  # noqa: BLE001 - raised where the block ends
-            self._failed = error
+        ask(self._stage, self._stations, self._as_of_ms, self.asked, 20)
+        self.asked += 20
 
 
 def ask(stage: Stage, stations: Sequence[str], as_of_ms: int, first: int, count: int) -> None:

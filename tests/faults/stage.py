@@ -164,7 +164,8 @@ class Stage:
 
     def run(self, name: str, *command: str) -> Worker:
         """Start `python -m command…` as a worker."""
-        worker = Worker(name, self.folder / f"{name}.log", command)
+        number = sum(worker.name == name for worker in self.workers)
+        worker = Worker(name, self.folder / f"{name}{number or ''}.log", command)
         self.workers.append(worker)
         return worker
 
