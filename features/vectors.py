@@ -121,6 +121,7 @@ class VectorReader:
                 mend="Serve those through Feast's get_online_features, or send them in the request.",
             )
         self.service = plan.service(service)
+        self._names, self._view_names = self.service.names, self.service.views
         self.fingerprint = plan.service_fingerprint(service)
         self.join_keys = plan.join_keys(service)
         self._rings = Rings(stores)
@@ -192,10 +193,8 @@ class VectorReader:
                 records, rows, as_of_ms, reader.features
             )
             age_ms[:, position] = _age(records, rows, as_of_ms)
-        views = self.service.views
-        return Vectors(
-            self.service.names, views, values, age_ms, ahead, read_at_ms, discarded, unsettled
-        )
+        names, views = self._names, self._view_names
+        return Vectors(names, views, values, age_ms, ahead, read_at_ms, discarded, unsettled)
 
 
 def _age(records: Records, rows: Ints, as_of_ms: Ints) -> Ints:
