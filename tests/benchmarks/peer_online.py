@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -75,28 +76,25 @@ def ask(store: FeatureStore, service: FeatureService, asked: list[str]) -> Onlin
     )
 
 
-def read(store: FeatureStore, kind: str, rows: int) -> pd.DataFrame:
-    asked = [f"E{n}" for n in OPTIONS["asked"][str(rows)]]
-    service = store.get_feature_service(SERVICES[kind], allow_cache=True)
-    answer = ask(store, service, asked)
-    found: dict[str, Any] = answer.to_dict()
-    return pd.DataFrame({feature: found[f"v__{feature}"] for feature in FEATURES})
+def answer(store: FeatureStore, service: FeatureService, asked: list[str]) -> None:
+    """The answer as a file."""
+    found: dict[str, Any] = ask(store, service, asked).to_dict()
+    table = pd.DataFrame({feature: found[f"v__{feature}"] for feature in FEATURES})
+    table.to_parquet(FOLDER / "answer.parquet")
+
+
+def main() -> None:
+    store = filled()
+    reads: dict[str, Callable[[], object]] = {}
+    values: dict[str, Callable[[], object]] = {"versions": lambda: {"feast": version("feast")}}
+    for kind, name in SERVICES.items():
+        service = store.get_feature_service(name)
+        for rows, calls in OPTIONS["calls"].items():
+            asked = [f"E{n}" for n in OPTIONS["asked"][rows]]
+            reads[f"{kind} {rows}"] = times(partial(ask, store, service, asked), calls)
+            values[f"answer {kind} {rows}"] = partial(answer, store, service, asked)
+    serve(reads, values)
 
 
 if __name__ == "__main__":
-    STORE = filled()
-    READS: dict[str, Callable[[], object]] = {}
-    VALUES: dict[str, Callable[[], object]] = {"versions": lambda: {"feast": version("feast")}}
-    for kind, name in SERVICES.items():
-        service = STORE.get_feature_service(name)
-        for rows, calls in OPTIONS["calls"].items():
-            asked = [f"E{n}" for n in OPTIONS["asked"][rows]]
-
-            def once(service: FeatureService = service, asked: list[str] = asked) -> object:
-                return ask(STORE, service, asked)
-
-            READS[f"{kind} {rows}"] = times(once, calls)
-            VALUES[f"answer {kind} {rows}"] = lambda kind=kind, rows=rows: read(
-                STORE, kind, int(rows)
-            ).to_parquet(FOLDER / "answer.parquet")
-    serve(READS, VALUES)
+    main()
