@@ -18,7 +18,6 @@ import structlog
 
 from features import certificate, plan_files, versions
 from features.lake import Lake
-from features.rings import Rings
 from features.state_cost import Cost, refuse_costly
 from features.views import Handover, Plan, View
 from pipelines import handover
@@ -159,33 +158,45 @@ def apply(
     _refuse_crowded(flink, [view for view, _ in fresh])
     tables = feast_store.create_tables(case, stores)
     coming = _begun(case, before, wanted, kafka, stores)
-    # From here on the materializer keeps its rings.
-    coming.save(plan_files.next_path(stores.plan_path))
+    if fresh:
+        # From here on the materializer keeps their rings too.
+        coming.save(plan_files.next_path(stores.plan_path))
     created, submitted = _run(coming, kafka, stores, flink, say)
-    rings = Rings(stores)
     if before.views:
-        handover.CatchingUp(case, kafka, rings, fresh, coming.handovers).wait(say)
+        handover.CatchingUp(case, kafka, stores, fresh, coming.handovers).wait(say)
     after = versions.succeeded(before, coming, time.time_ns() // 1_000_000)
     say("registering definitions")
     diff = feast_store.apply(case, stores, after)._replace(tables=tables)
-    with FlinkJobs(flink) as cluster:
-        cancelled = _outdated(cluster.alive(), before, after, _jobs(after, kafka, flink))
-        cluster.cancel(cancelled)
-        pruned = prune_retired(after, kafka, rings, cluster.recovery()) if prune else ()
-    if prune:
-        left = msgspec.structs.replace(after, retired=(), retired_rows=())
-        plan_files.switch(left, stores.plan_path)
-    rings.close()
     return Deployed(
         diff,
         created,
         submitted,
-        tuple(one.name for one in cancelled),
+        _end_outdated(before, after, kafka, flink),
         costs,
         tuple(view.name for view, old in fresh if old),
         tuple(versions.changed_services(before, wanted)),
-        pruned,
+        _prune(after, kafka, stores, flink) if prune else (),
     )
+
+
+def _end_outdated(
+    before: Plan, after: Plan, kafka: KafkaSettings, flink: FlinkSettings
+) -> tuple[str, ...]:
+    with FlinkJobs(flink) as cluster:
+        outdated = _outdated(cluster.alive(), before, after, _jobs(after, kafka, flink))
+        cluster.cancel(outdated)
+    return tuple(one.name for one in outdated)
+
+
+def _prune(
+    after: Plan, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings
+) -> tuple[str, ...]:
+    with FlinkJobs(flink) as cluster:
+        recovery = cluster.recovery()
+    pruned = prune_retired(after, kafka, stores, recovery)
+    left = msgspec.structs.replace(after, retired=(), retired_rows=())
+    plan_files.switch(left, stores.plan_path)
+    return pruned
 
 
 def start(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings) -> None:

@@ -168,7 +168,7 @@ def _startup(view: View, handover: Handover | None) -> dict[str, str]:
     """
     if handover is None or view.origin_offsets:
         return {"scan.startup.mode": "earliest-offset"}
-    offsets = (f"partition:{p},offset:{o}" for p, o in sorted(handover.offsets.items()))
+    offsets = (f"partition:{p},offset:{o}" for p, o in enumerate(handover.offsets))
     return {
         "scan.startup.mode": "specific-offsets",
         "scan.startup.specific-offsets": ";".join(offsets),

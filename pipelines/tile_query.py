@@ -114,7 +114,7 @@ def _after(view: View, handover: Handover | None) -> str:
     present = " AND ".join(f"{name} IS NOT NULL" for name in [*keys, "`event_time_ms`"])
     if handover is None or not view.origin_offsets or not handover.offsets:
         return present
-    firsts = " ".join(f"WHEN {int(p)} THEN {int(o)}" for p, o in sorted(handover.offsets.items()))
+    firsts = " ".join(f"WHEN {p} THEN {o}" for p, o in enumerate(handover.offsets))
     return f"{present} AND `source_offset` >= CASE `source_partition` {firsts} ELSE 0 END"
 
 

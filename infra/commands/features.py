@@ -55,12 +55,24 @@ def plan(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> N
 
 
 @app.command("apply")
-def apply(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> None:
+def apply(
+    *,
+    allow_service_changes: bool = typer.Option(
+        False, "--allow-service-changes", help="Let a service mean something else by the same name."
+    ),
+    prune: bool = typer.Option(
+        False, "--prune", help="Remove topics, rings and state of versions that nobody reads."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="As JSON."),
+) -> None:
     """Register the definitions, create their tables and topics, run their Flink jobs.
 
-    Where flink.require_certificate is set, a view that `features certify` has not passed is refused.
+    A view that changed is filled from the lake beside the running one, and readers switch when it has caught up; Ctrl-C
+    before that changes nothing for them, and applying again goes on. Where flink.require_certificate is set, a view
+    that `features certify` has not passed is refused.
 
     Example: headrace features apply
+    Example: headrace features apply --prune
     """
     from infra.settings import Settings
     from pipelines import deploy
@@ -71,7 +83,15 @@ def apply(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> 
         typer.echo(line, err=True)
 
     _print(
-        deploy.apply(settings.case, settings.kafka, settings.stores, settings.flink, progress),
+        deploy.apply(
+            settings.case,
+            settings.kafka,
+            settings.stores,
+            settings.flink,
+            progress,
+            allow_service_changes=allow_service_changes,
+            prune=prune,
+        ),
         verb="submitted",
         as_json=as_json,
     )
@@ -146,11 +166,16 @@ def _changes(deployed: Deployed) -> Iterator[tuple[str, str]]:
     for kind, sign in SIGNS.items():
         for name in getattr(deployed.diff, kind):
             yield sign, name
-    added, removed = SIGNS["added"], SIGNS["removed"]
+    added, changed, removed = (SIGNS[kind] for kind in ("added", "changed", "removed"))
     yield from ((added, f"table {name}") for name in deployed.diff.tables)
     yield from ((added, f"topic {name}") for name in deployed.topics or ())
-    yield from ((removed, f"job {name}") for name in deployed.cancelled)
     yield from ((added, f"job of {view}") for view in deployed.submitted or ())
+    yield from ((removed, f"job {name}") for name in deployed.cancelled)
+    for view in deployed.handed_over:
+        yield changed, f"{view}: a new version takes over, filled from the lake"
+    for service in deployed.services_changed:
+        yield changed, f"service {service} means something else: its models are refused"
+    yield from ((removed, what) for what in deployed.pruned)
 
 
 def _cost(cost: Cost) -> dict[str, Any]:
