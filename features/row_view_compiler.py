@@ -11,7 +11,7 @@ from feast.feature_view import DUMMY_ENTITY_NAME
 from features.lake_source import EVENT_TIME, LakeSource
 from features.refusal import Refusal
 from features.row_views import RowView
-from features.view_compiler import NAME
+from features.view_compiler import COLUMN, NAME, TABLE
 
 
 class RowViewCompiler:
@@ -37,6 +37,10 @@ class RowViewCompiler:
         elif source.timestamp_field != EVENT_TIME:
             came = f"it is {source.timestamp_field!r}"
             self._refuse(f"timestamp_field={EVENT_TIME!r}", came, "The lake has this one.")
+        elif not TABLE.fullmatch(source.table):
+            self._refuse(
+                "a lake table's name", f"it is {source.table!r}", "Correct the LakeSource."
+            )
         # Only Feast's BatchFeatureView has one.
         if getattr(definition, "feature_transformation", None) is not None:
             came = "it has a function, which Feast would pickle"
@@ -54,7 +58,7 @@ class RowViewCompiler:
 
     def _check_names(self) -> None:
         for name in (self.definition.name, *(f.name for f in self.definition.features)):
-            if not NAME.match(name):
+            if not NAME.fullmatch(name):
                 self._refuse("names of a-z, 0-9 and single _", f"{name!r} is not one", "Rename it.")
 
     def _join_keys(self) -> tuple[str, ...]:
@@ -65,6 +69,9 @@ class RowViewCompiler:
                 continue
             if entity is None:
                 self._refuse(f"entity {name!r} in the same module", "it is not there", "Define it.")
+            elif bad := next((n for n in (name, entity.join_key) if not COLUMN.fullmatch(n)), None):
+                wanted = "an entity and a join key named by letters, digits and _"
+                self._refuse(wanted, f"{bad!r} is not one", "Rename it.")
             else:
                 keys.append(entity.join_key)
         return tuple(keys)

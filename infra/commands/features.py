@@ -166,15 +166,15 @@ def _changes(deployed: Deployed) -> Iterator[tuple[str, str]]:
     for kind, sign in SIGNS.items():
         for name in getattr(deployed.diff, kind):
             yield sign, name
-    added, changed, removed = (SIGNS[kind] for kind in ("added", "changed", "removed"))
+    added, removed = SIGNS["added"], SIGNS["removed"]
     yield from ((added, f"table {name}") for name in deployed.diff.tables)
     yield from ((added, f"topic {name}") for name in deployed.topics or ())
-    yield from ((added, f"job of {view}") for view in deployed.submitted or ())
+    taking_over = "a new version takes over, filled from the lake"
+    yield from ((SIGNS["changed"], f"{name}: {taking_over}") for name in deployed.handed_over)
+    refused = "means something else: its models are refused"
+    yield from ((removed, f"service {name} {refused}") for name in deployed.services_changed)
     yield from ((removed, f"job {name}") for name in deployed.cancelled)
-    for view in deployed.handed_over:
-        yield changed, f"{view}: a new version takes over, filled from the lake"
-    for service in deployed.services_changed:
-        yield changed, f"service {service} means something else: its models are refused"
+    yield from ((added, f"job of {view}") for view in deployed.submitted or ())
     yield from ((removed, what) for what in deployed.pruned)
 
 
