@@ -55,7 +55,7 @@ class Peer:
         self._child.kill()
         self._child.wait()
 
-    def ask(self, work: str) -> Any:  # noqa: ANN401 - whatever the child says
+    def ask(self, work: str) -> Any:
         """Let the child do what it calls `work`, and wait for its value."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
