@@ -88,7 +88,7 @@ def _fill(stage: Stage, materializer: Worker, events: list[Event]) -> None:
         client.config_set("maxmemory", limit)
         stage.inject(f"maxmemory at {limit} bytes, half of what is in use; noeviction")
         _tiles(stage, events)
-        said = "OOM command not allowed"
+        said = "OutOfMemoryError"
         failed = stage.until(lambda: materializer.restarts > before and materializer.said(said))
         stage.outcome.check("a write without memory fails loudly", holds=failed is not None)
         client.config_set("maxmemory", 0)
