@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 from feast import Entity, FeatureStore, FeatureView
 from feast.feature_service import FeatureService
+from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 
 from features import feast_yaml
-from features.compiler import compile_repo
+from features.compiler import Compiled, compile_repo
+from features.feast_registry import HeadraceFeatureStore, code_view
 from features.lake import Lake
 from features.lake_schema import lake_schema
 from features.settings import StoreSettings
@@ -49,7 +51,7 @@ def feature_store(stores: StoreSettings) -> FeatureStore:
         offline_store={"type": "features.offline_store.HeadraceOfflineStore", "stores": stores},
         entity_key_serialization_version=ENTITY_KEY_VERSION,
     )
-    return FeatureStore(config=config)
+    return HeadraceFeatureStore(config=config)
 
 
 def plan(case: str, stores: StoreSettings) -> tuple[Plan, Diff]:
@@ -78,7 +80,9 @@ def apply(case: str, stores: StoreSettings) -> Diff:
     tables = {t.table: t.contract for t in table_of(case).values() if t.contract}
     made = [name for name, contract in tables.items() if lake.create(name, lake_schema(contract))]
     store = feature_store(stores)
-    store.apply(compiled.objects, objects_to_delete=_gone(store, compiled.objects), partial=False)
+    store.apply(
+        _registered(compiled), objects_to_delete=_gone(store, compiled.objects), partial=False
+    )
     feast_yaml.write(stores)
     compiled.plan.save(stores.plan_path)
     return changes._replace(tables=tuple(sorted(made)))
@@ -99,6 +103,7 @@ def diff(applied: Plan, wanted: Plan) -> Diff:
 def _fingerprints(of: Plan) -> dict[str, str]:
     views = {f"view {v.name}": v.fingerprint for v in of.views}
     views |= {f"view {v.name}": v.fingerprint for v in of.row_views}
+    views |= {f"view {v.name}": v.fingerprint for v in of.on_demand}
     return views | {f"service {s.name}": of.service_fingerprint(s.name) for s in of.services}
 
 
@@ -112,6 +117,15 @@ def _applied(stores: StoreSettings) -> Plan:
         return Plan()
 
 
+def _registered(compiled: Compiled) -> list[Any]:
+    """The definitions as the registry gets them: on-demand views without a pickle of their function."""
+    made = {view.name: view for view in compiled.plan.on_demand}
+    return [
+        code_view(o, made[o.name]) if isinstance(o, OnDemandFeatureView) else o
+        for o in compiled.objects
+    ]
+
+
 def _gone(store: FeatureStore, objects: list[Any]) -> list[Any]:
     """What the registry has and the definitions no longer do; data sources are shared and stay."""
     kept = {(kind, o.name) for o in objects for kind in _kinds(o)}
@@ -119,13 +133,15 @@ def _gone(store: FeatureStore, objects: list[Any]) -> list[Any]:
         *store.list_feature_services(),
         *store.list_stream_feature_views(),
         *store.list_batch_feature_views(),
+        *store.registry.list_on_demand_feature_views(store.project, skip_udf=True),
         *(e for e in store.list_entities() if e.name != "__dummy"),
     ]
     return [o for o in held if not any((kind, o.name) in kept for kind in _kinds(o))]
 
 
 def _kinds(definition: object) -> tuple[str, ...]:
-    for kind, name in ((FeatureService, "service"), (FeatureView, "view"), (Entity, "entity")):
-        if isinstance(definition, kind):
+    views = (FeatureView, OnDemandFeatureView)
+    for kinds, name in ((FeatureService, "service"), (views, "view"), (Entity, "entity")):
+        if isinstance(definition, kinds):
             return (name,)
     return ()

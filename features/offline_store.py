@@ -19,6 +19,7 @@ from feast.infra.offline_stores.offline_store import (
     RetrievalMetadata,
 )
 from feast.infra.registry.base_registry import BaseRegistry
+from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel
 
 from features.batch import features_as_of
@@ -64,8 +65,8 @@ class HeadraceOfflineStore(OfflineStore):
         feature_views: list[FeatureView],  # noqa: ARG004 - the plan has them compiled
         feature_refs: list[str],
         entity_df: pd.DataFrame | pa.Table | str | None,
-        registry: BaseRegistry,  # noqa: ARG004
-        project: str,  # noqa: ARG004
+        registry: BaseRegistry,
+        project: str,
         full_feature_names: bool = False,  # noqa: FBT001, FBT002
         **options: Any,  # noqa: ANN401
     ) -> RetrievalJob:
@@ -78,7 +79,7 @@ class HeadraceOfflineStore(OfflineStore):
         Raises:
             RetrievalUnsupported: there are no rows, only a range of time.
             EntityRowsRefused: the rows lack an instant.
-            FeastEntityDFMissingColumnsError: the rows lack a join key.
+            FeastEntityDFMissingColumnsError: the rows lack a join key, or what an on-demand view reads of a request.
         """
         if entity_df is None:
             raise RetrievalUnsupported(
@@ -90,7 +91,9 @@ class HeadraceOfflineStore(OfflineStore):
         stores: StoreSettings = config.offline_store.stores
         plan = Plan.load(stores.plan_path)
         parted = (ref.partition(":") for ref in feature_refs)
-        service = Service(_SERVICE, tuple((view, feature) for view, _, feature in parted))
+        made = {view.name for view in plan.on_demand}
+        service = Service(_SERVICE, tuple((v, name) for v, _, name in parted if v not in made))
+        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         asked = Plan(plan.views, (service,), plan.row_views)
         lake = Lake(stores)
         rows = entity_rows(entity_df, lake)
@@ -98,8 +101,9 @@ class HeadraceOfflineStore(OfflineStore):
         if known_ms is None and options.get("filter_by_created_timestamp"):
             known_ms = rows.event_time_ms
         keys = list(asked.entity_columns(_SERVICE))
-        if missing := set(keys) - set(rows.table.column_names):
-            raise FeastEntityDFMissingColumnsError(set(keys), missing)
+        needed = {*keys, *(name for view in on_demand for name in view.get_request_data_schema())}
+        if missing := needed - set(rows.table.column_names):
+            raise FeastEntityDFMissingColumnsError(needed, missing)
 
         def compute() -> pa.Table:
             answered = features_as_of(
@@ -123,7 +127,9 @@ class HeadraceOfflineStore(OfflineStore):
             min_event_timestamp=_instant(bounds["min"].as_py()),
             max_event_timestamp=_instant(bounds["max"].as_py()),
         )
-        return LakeRetrieval(compute, stores, metadata, full=full_feature_names)
+        return LakeRetrieval(
+            compute, stores, metadata, full=full_feature_names, on_demand=on_demand
+        )
 
     @staticmethod
     def pull_all_from_table_or_query(

@@ -7,11 +7,14 @@ from datetime import timedelta
 
 from feast import Entity, FeatureView
 from feast.feature_view import DUMMY_ENTITY_NAME
+from feast.types import Bool, Float32, Float64, Int32, Int64, UnixTimestamp
 
 from features.lake_source import EVENT_TIME, LakeSource
 from features.refusal import Refusal
 from features.row_views import RowView
 from features.view_compiler import NAME
+
+NUMBERS = frozenset({Bool, Float32, Float64, Int32, Int64, UnixTimestamp})
 
 
 class RowViewCompiler:
@@ -50,6 +53,7 @@ class RowViewCompiler:
             join_keys=keys,
             fields=tuple(field.name for field in definition.features),
             ttl_s=int((definition.ttl or timedelta()).total_seconds()),
+            others=tuple(f.name for f in definition.features if f.dtype not in NUMBERS),
         )
 
     def _check_names(self) -> None:

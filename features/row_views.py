@@ -16,6 +16,7 @@ class RowView(msgspec.Struct, frozen=True):
         join_keys: The columns that name an entity; none for features of everything.
         fields: The columns that are features, in order.
         ttl_s: How old a row may be to count; 0 for any age.
+        others: Those fields that are no numbers, and so cannot stand in a vector.
     """
 
     name: str
@@ -23,6 +24,7 @@ class RowView(msgspec.Struct, frozen=True):
     join_keys: tuple[str, ...]
     fields: tuple[str, ...]
     ttl_s: int = 0
+    others: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:

@@ -10,6 +10,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -28,7 +30,7 @@ from features.lake_source import LakeSource
 from features.online_store import HeadraceOnlineStore
 from features.refusal import PlanRefused
 from features.vectors import RowsUnread, VectorReader
-from features.views import Plan
+from features.views import Plan, Service
 from tests.conftest import stores_at
 from tests.pipelines import toy
 
@@ -272,9 +274,42 @@ def test_a_view_of_rows_that_cannot_run_is_refused(definition: FeatureView, reas
     assert any(reason in str(r) for r in refused.value.refusals)
 
 
-def test_the_scorer_refuses_a_service_of_rows(lab: StoreSettings) -> None:
-    with pytest.raises(RowsUnread, match="shop_facts"):
-        VectorReader(lab, Plan.load(lab.plan_path), "facts_v1")
+def test_the_scorer_reads_rows(lab: StoreSettings, store: FeatureStore) -> None:
+    now_ms = int(NOW.timestamp() * 1000)
+    for name, rating, at in (("read", 4.5, NOW), ("later", 1.0, NOW + HOUR)):
+        rows = {"shop": [name], "rating": [rating], "visits": [-7], "event_time": [at]}
+        store.write_to_online_store("shop_facts", pd.DataFrame(rows))
+    reader = VectorReader(lab, Plan.load(lab.plan_path), "facts_v1")
+    assert reader.entity_columns == ("shop", "till")
+    entities = {"shop": ["read", None, "later", "never"], "till": [1, 1, 1, 1]}
+    found = reader.read(entities, np.full(4, now_ms + 1))
+    assert found.views == ("shop_facts", "till_facts")
+    assert found.names[:2] == ("shop_facts__rating", "shop_facts__visits")
+    wanted = [[4.5, -7.0], [np.nan, np.nan], [1.0, -7.0], [np.nan, np.nan]]
+    np.testing.assert_array_equal(found.values[:, :2], wanted)  # noqa: PD011
+    assert np.isnan(found.values[:, 2:]).all()  # noqa: PD011
+    assert found.age_ms[:, 0].tolist() == [1, -1, 1 - 3_600_000, -1]
+    assert found.ahead.tolist() == [[False] * 2, [False] * 2, [True, False], [False] * 2]
+    reader.close()
+
+
+def test_the_scorer_honours_the_ttl_of_rows(lab: StoreSettings, store: FeatureStore) -> None:
+    plan = Plan.load(lab.plan_path)
+    service = Service("fresh_v1", (("fresh_facts", "rating"), ("global_facts", "visits")))
+    reader = VectorReader(lab, msgspec.structs.replace(plan, services=(service,)), "fresh_v1")
+    rows = {"shop": ["a"], "rating": [4.5], "visits": [3], "event_time": [NOW]}
+    store.write_to_online_store("fresh_facts", pd.DataFrame(rows))
+    hour_ms = int((NOW + HOUR).timestamp() * 1000)
+    found = reader.read({"shop": ["a", "a"]}, np.array([hour_ms, hour_ms + 1]))
+    np.testing.assert_array_equal(found.values[:, 0], [4.5, np.nan])  # noqa: PD011
+    reader.close()
+
+
+def test_the_scorer_refuses_a_service_of_texts(lab: StoreSettings) -> None:
+    plan = Plan.load(lab.plan_path)
+    service = Service("texts_v1", (("all_kinds", "words"),))
+    with pytest.raises(RowsUnread, match="all_kinds:words"):
+        VectorReader(lab, msgspec.structs.replace(plan, services=(service,)), "texts_v1")
 
 
 def test_a_view_that_is_gone_from_the_definitions_leaves_the_registry(
