@@ -13,7 +13,7 @@ from features.asked import asked
 from features.causes import Cause, equal
 from features.row_batch import row_features
 from features.row_views import RowView
-from features.tiles import Floats, Ints
+from features.tiles import Bools, Floats, Ints
 
 Key = tuple[object, ...]
 
@@ -48,7 +48,7 @@ class RowCheck:
             self._explain(served, events, wrong, unequal)
 
     def _explain(
-        self, served: pa.Table, events: pa.Table, wrong: Ints, unequal: Mapping[str, Floats]
+        self, served: pa.Table, events: pa.Table, wrong: Ints, unequal: Mapping[str, Bools]
     ) -> None:
         held = _by_key(self.view, self.names, events)
         for row, read in zip(wrong.tolist(), served.take(wrong).to_pylist(), strict=True):
