@@ -113,7 +113,7 @@ class HeadraceOnlineStore(OnlineStore):
         fmt = opened.format(view)
         names = list(requested_features or [a.name for a in view.aggregates])
         keys = [entity_key(_key_values(view, key)) for key in entity_keys]
-        records, _ = fmt.unpack(opened.rings.read(view.name, keys))
+        records, _ = fmt.unpack(opened.rings.read(view.versioned, keys))
         as_of = np.full(len(keys), opened.as_of_ms())
         values = fmt.evaluate(records, np.arange(len(keys)), as_of, names)
         integers = {f.name for f in table.features if f.dtype in (Int32, Int64)}

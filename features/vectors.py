@@ -130,6 +130,11 @@ class VectorReader:
         self._row_views = [RowReader(v, self.service) for v in plan.service_row_views(service)]
         self._made = _Made(plan, service)
 
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The version of each windowed view that it reads."""
+        return tuple(reader.view.versioned for reader in self._views)
+
     def close(self) -> None:
         """Give the connection back."""
         self._rings.close()
@@ -172,7 +177,7 @@ class VectorReader:
         # The progress comes with the rings, in one answer: what it says is true of them.
         packed = self._rings.read_many(
             [
-                *((reader.view.name, [*keys, *reader.extra]) for reader, keys, _ in asked),
+                *((reader.view.versioned, [*keys, *reader.extra]) for reader, keys, _ in asked),
                 *((reader.view.name, keys) for reader, keys, _ in of_rows),
             ]
         )

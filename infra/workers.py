@@ -64,7 +64,7 @@ STEPS = (
     Entry("topics", "schemas.topics:apply", ("kafka", "case"), needs=("kafka",)),
     Entry(
         "features",
-        "pipelines.deploy:apply",
+        "pipelines.deploy:start",
         ("case", "kafka", "stores", "flink"),
         needs=("topics", "redis", "taskmanager"),
         follows=("jobmanager",),

@@ -134,6 +134,11 @@ def tile_topic(name: str, partitions: int = 1) -> Topic:
     return Topic(name, None, "join keys and tile", partitions, compacted=True, stage="tiles")
 
 
+def base_topic(name: str) -> Topic:
+    """The topic of the tiles that a feature view's job begins with: written once, read again whenever state is lost."""
+    return Topic(name, None, "none", retention_ms=-1, stage="base")
+
+
 def table_of(case: str) -> dict[str, Topic]:
     """Every topic of a use case and of the control plane, by name."""
     topics: tuple[Topic, ...] = usecase.load("schemas", case).TOPICS

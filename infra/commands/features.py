@@ -50,12 +50,24 @@ def plan(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> N
 
 
 @app.command("apply")
-def apply(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> None:
+def apply(
+    *,
+    allow_service_changes: bool = typer.Option(
+        False, "--allow-service-changes", help="Let a service mean something else by the same name."
+    ),
+    prune: bool = typer.Option(
+        False, "--prune", help="Remove topics, rings and state of versions that nobody reads."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="As JSON."),
+) -> None:
     """Register the definitions, create their tables and topics, run their Flink jobs.
 
-    Where flink.require_certificate is set, a view that `features certify` has not passed is refused.
+    A view that changed is filled from the lake beside the running one, and readers switch when it has caught up; Ctrl-C
+    before that changes nothing for them, and applying again goes on. Where flink.require_certificate is set, a view
+    that `features certify` has not passed is refused.
 
     Example: headrace features apply
+    Example: headrace features apply --prune
     """
     from infra.settings import Settings
     from pipelines import deploy
@@ -66,7 +78,15 @@ def apply(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> 
         typer.echo(line, err=True)
 
     _print(
-        deploy.apply(settings.case, settings.kafka, settings.stores, settings.flink, progress),
+        deploy.apply(
+            settings.case,
+            settings.kafka,
+            settings.stores,
+            settings.flink,
+            progress,
+            allow_service_changes=allow_service_changes,
+            prune=prune,
+        ),
         verb="submitted",
         as_json=as_json,
     )
@@ -132,6 +152,12 @@ def _print(deployed: Deployed, *, verb: str, as_json: bool) -> None:
         console.print("Flink does not answer: its jobs are not compared")
     else:
         console.print(f"{verb} {len(deployed.submitted)} Flink jobs")
+    for name in deployed.handed_over:
+        console.print(f"[yellow]~[/] {name}: a new version takes over, filled from the lake")
+    for name in deployed.services_changed:
+        console.print(f"[red]~[/] service {name} means something else: its models are refused")
+    for what in deployed.pruned:
+        console.print("[red]-[/]", what)
     for name in deployed.cancelled:
         console.print("[red]-[/]", "job", name.replace("[", r"\["))
 

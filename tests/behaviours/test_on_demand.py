@@ -140,7 +140,7 @@ def lab(redis_url: str, tmp_path: Path) -> Iterator[StoreSettings]:
     yield stores
     del sys.modules[f"features.{CASE}"], sys.modules[f"schemas.{CASE}"]
     rings = Rings(stores)
-    for view in ("customer_orders", "ratings"):
+    for view in ("ratings",):
         rings.delete(view)
 
 
@@ -164,7 +164,7 @@ def store(lab: StoreSettings) -> FeatureStore:
     for name in ("a", "b"):
         ring = fmt.empty()
         fmt.apply(ring, 0, [r for keys, r in TileStream(view).push_all(log) if keys == (name,)])
-        rings.write([(view.name, entity_key([name]), ring.tobytes())])
+        rings.write([(view.versioned, entity_key([name]), ring.tobytes())])
     found = feature_store(lab)
     found.materialize(datetime.fromtimestamp(0, tz=UTC), datetime.now(tz=UTC), ["ratings"])
     return found

@@ -281,7 +281,10 @@ def test_the_scorer_reads_rows(lab: StoreSettings, store: FeatureStore) -> None:
         store.write_to_online_store("shop_facts", pd.DataFrame(rows))
     reader = VectorReader(lab, Plan.load(lab.plan_path), "facts_v1")
     assert reader.entity_columns == ("shop", "till")
-    entities: dict[str, list[Any]] = {"shop": ["read", None, "later", "never"], "till": [1, 1, 1, 1]}
+    entities: dict[str, list[Any]] = {
+        "shop": ["read", None, "later", "never"],
+        "till": [1, 1, 1, 1],
+    }
     found = reader.read(entities, np.full(4, now_ms + 1))
     assert found.views == ("shop_facts", "till_facts")
     assert found.names[:2] == ("shop_facts__rating", "shop_facts__visits")

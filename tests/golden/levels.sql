@@ -23,7 +23,7 @@ CREATE TEMPORARY TABLE `source` (
   'topic' = 'toy.readings.valid',
   'properties.bootstrap.servers' = '127.0.0.1:9092',
   'properties.security.protocol' = 'PLAINTEXT',
-  'properties.group.id' = 'features.levels',
+  'properties.group.id' = 'features.levels.66f9afd0',
   'properties.isolation.level' = 'read_committed',
   'properties.fetch.max.wait.ms' = '5',
   'scan.startup.mode' = 'earliest-offset',
@@ -45,7 +45,7 @@ CREATE TEMPORARY TABLE `tiles_300` (
   PRIMARY KEY (`station`, `gate`, `tile`) NOT ENFORCED
 ) WITH (
   'connector' = 'upsert-kafka',
-  'topic' = 'features.levels',
+  'topic' = 'features.levels.66f9afd0',
   'properties.bootstrap.servers' = '127.0.0.1:9092',
   'properties.security.protocol' = 'PLAINTEXT',
   'sink.delivery-guarantee' = 'at-least-once',
@@ -70,7 +70,7 @@ CREATE TEMPORARY TABLE `tiles_1800` (
   PRIMARY KEY (`station`, `gate`, `tile`) NOT ENFORCED
 ) WITH (
   'connector' = 'upsert-kafka',
-  'topic' = 'features.levels',
+  'topic' = 'features.levels.66f9afd0',
   'properties.bootstrap.servers' = '127.0.0.1:9092',
   'properties.security.protocol' = 'PLAINTEXT',
   'sink.delivery-guarantee' = 'at-least-once',
