@@ -146,10 +146,10 @@ def _made_of(
 def row_events(
     view: RowView, source: Source, snapshots: Mapping[str, int] | None = None
 ) -> pa.Table:
-    """The rows of the lake table behind a view of rows."""
+    """The rows of the lake table behind a view of rows, after the view's row-level SQL."""
     if isinstance(source, Mapping):
-        return source[view.table]
-    return source.scan(view.table, snapshot_id=(snapshots or {}).get(view.table))
+        return table_of(view, source[view.table])
+    return table_of(view, source.scan(view.table, snapshot_id=(snapshots or {}).get(view.table)))
 
 
 def asked_rows(

@@ -20,6 +20,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from features.on_demand import OnDemandView
 from features.on_demand_compiler import OnDemandCompiler
 from features.refusal import PlanRefused, Refusal
+from features.row_stream_compiler import RowStreamCompiler
 from features.row_view_compiler import RowViewCompiler
 from features.row_views import RowView
 from features.view_compiler import ViewCompiler
@@ -52,7 +53,11 @@ def compile_repo(module: ModuleType, topics: Mapping[str, Topic] | None = None) 
     views, row_views, services = [], [], []
     refusals: list[Refusal] = []
     for definition in objects:
-        if isinstance(definition, StreamFeatureView):
+        if isinstance(definition, StreamFeatureView) and not definition.aggregations:
+            of_stream = RowStreamCompiler(definition, entities, known)
+            row_views.append(of_stream.row_view())
+            refusals += _at(places, definition, of_stream.refusals)
+        elif isinstance(definition, StreamFeatureView):
             compiler = ViewCompiler(definition, entities, known)
             views.append(compiler.view())
             refusals += _at(places, definition, compiler.refusals)

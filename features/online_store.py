@@ -145,7 +145,7 @@ class HeadraceOnlineStore(OnlineStore):
             )
         for start in range(0, len(data), WRITE_ROWS_MAX):
             some = data[start : start + WRITE_ROWS_MAX]
-            opened.rings.offer(view.name, (_row(view, *one) for one in some))
+            opened.rings.offer(view.stored, (_row(view, *one) for one in some))
             if progress:
                 progress(len(some))
 
@@ -185,7 +185,7 @@ class HeadraceOnlineStore(OnlineStore):
         """
         opened = self._open(config)
         keys = [_stored_key(opened, table.name, key) for key in entity_keys]
-        return opened.rings.forget(table.name, keys)
+        return opened.rings.forget(_stored_name(opened, table.name), keys)
 
     def update(
         self,
@@ -220,7 +220,7 @@ class HeadraceOnlineStore(OnlineStore):
 def _read_rows(
     opened: _Opened, view: RowView, entity_keys: list[EntityKey], names: list[str] | None
 ) -> list[Row]:
-    found = opened.rings.newest(view.name, [_row_key(view, key) for key in entity_keys])
+    found = opened.rings.newest(view.stored, [_row_key(view, key) for key in entity_keys])
     now_ms = opened.as_of_ms()
     wanted = list(names or view.fields)
     rows: list[Row] = []
@@ -248,6 +248,12 @@ def _row(
 def _row_key(view: RowView, key: EntityKey) -> bytes:
     given: Mapping[str, Value] = dict(zip(key.join_keys, key.entity_values, strict=True))
     return entity_key([_plain(given[name]) for name in view.join_keys])
+
+
+def _stored_name(opened: _Opened, name: str) -> str:
+    if name in opened.row_views:
+        return opened.row_views[name].stored
+    return opened.plan.view(name).versioned
 
 
 def _stored_key(opened: _Opened, name: str, key: EntityKey) -> bytes:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 import pyarrow as pa
@@ -14,7 +14,7 @@ import sqlglot
 from sqlglot import exp
 
 from features.row_sql import DIALECT
-from features.views import View
+from features.row_views import RowSql
 
 Event = Mapping[str, Any]
 Value = float | int | str | bool | None
@@ -22,7 +22,19 @@ Value = float | int | str | bool | None
 PLATFORM_COLUMNS = ("event_time_ms", "ingest_ms", "kafka_partition", "kafka_offset")
 
 
-def events_of(view: View, events: Iterable[Event]) -> Iterator[Event]:
+class Projected(Protocol):
+    """What is done to events first, and the columns that are needed then; a `View`, or a `RowView` with a topic."""
+
+    @property
+    def row_sql(self) -> RowSql | None:
+        """None where events are taken as they are."""
+
+    @property
+    def columns(self) -> Mapping[str, object]:
+        """By name."""
+
+
+def events_of(view: Projected, events: Iterable[Event]) -> Iterator[Event]:
     """The events as the view aggregates them: projected, and without those that its WHERE turns away."""
     rows = view.row_sql
     if rows is None:
@@ -33,7 +45,7 @@ def events_of(view: View, events: Iterable[Event]) -> Iterator[Event]:
             yield {**event, **{name: _value(_tree(sql), event) for name, sql in rows.select}}
 
 
-def table_of(view: View, events: pa.Table) -> pa.Table:
+def table_of(view: Projected, events: pa.Table) -> pa.Table:
     """The same of a table of events, with just the columns that the view needs."""
     rows = view.row_sql
     if rows is None:

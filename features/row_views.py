@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
+
+ColumnType = Literal["double", "bigint", "string"]
+
+
+class RowSql(msgspec.Struct, frozen=True):
+    """Row-level SQL before aggregation, checked and in DuckDB's words (`features.row_sql`).
+
+    Attributes:
+        select: Name and expression of each projected column.
+        where: The condition a row must meet; None for every row.
+        reads: The stream's columns that any of it reads.
+        columns: The projected columns.
+    """
+
+    select: tuple[tuple[str, str], ...]
+    where: str | None
+    reads: dict[str, ColumnType]
+    columns: dict[str, ColumnType]
 
 
 class RowView(msgspec.Struct, frozen=True):
@@ -17,6 +35,9 @@ class RowView(msgspec.Struct, frozen=True):
         fields: The columns that are features, in order.
         ttl_s: How old a row may be to count; 0 for any age.
         others: Those fields that are no numbers, and so cannot stand in a vector.
+        topic: The topic that feeds it, whose events are the table's rows; empty where somebody else writes them.
+        columns: Join keys and fields of a view with a topic, after `row_sql` where there is any.
+        row_sql: What is done to each event first.
     """
 
     name: str
@@ -25,10 +46,20 @@ class RowView(msgspec.Struct, frozen=True):
     fields: tuple[str, ...]
     ttl_s: int = 0
     others: tuple[str, ...] = ()
+    topic: str = ""
+    columns: dict[str, ColumnType] = {}
+    row_sql: RowSql | None = None
+
+    @property
+    def stored(self) -> str:
+        """The name under which its rows lie: another definition of a topic's rows does not read those of before."""
+        return f"{self.name}.{self.fingerprint[:8]}" if self.topic else self.name
 
     @property
     def fingerprint(self) -> str:
         """16 hex digits over all that changes the meaning of a value; not over its name."""
         parts: list[Any] = [self.table, self.join_keys, sorted(self.fields), self.ttl_s]
+        if self.topic:
+            parts += [self.topic, sorted(self.columns.items()), self.row_sql]
         encoded = msgspec.json.encode(parts)
         return hashlib.blake2b(encoded, digest_size=8).hexdigest()

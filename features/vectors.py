@@ -178,7 +178,7 @@ class VectorReader:
         packed = self._rings.read_many(
             [
                 *((reader.view.versioned, [*keys, *reader.extra]) for reader, keys, _ in asked),
-                *((reader.view.name, keys) for reader, keys, _ in of_rows),
+                *((reader.view.stored, keys) for reader, keys, _ in of_rows),
             ]
         )
         read_at_ms = time.time_ns() // 1_000_000

@@ -17,12 +17,13 @@ from typing import Literal
 import msgspec
 
 from features.on_demand import OnDemandView
+from features.row_views import ColumnType as ColumnType  # noqa: PLC0414 - views have columns, too
+from features.row_views import RowSql as RowSql  # noqa: PLC0414
 from features.row_views import RowView
 from schemas.errors import HeadraceError
 
 Function = Literal["count", "sum", "mean", "min", "max", "std", "var", "first", "last"]
 PartialKind = Literal["count", "sum", "sumsq", "min", "max", "first", "last"]
-ColumnType = Literal["double", "bigint", "string"]
 KeyType = Literal["bigint", "string"]
 
 # What a tile must hold so that tiles merge into the function's value.
@@ -86,22 +87,6 @@ class Partial(msgspec.Struct, frozen=True, order=True):
     def field(self) -> str:
         """Its field on `features.<view>`, e.g. `sumsq__dep_delay`."""
         return f"{self.kind}__{self.column}"
-
-
-class RowSql(msgspec.Struct, frozen=True):
-    """Row-level SQL before aggregation, checked and in DuckDB's words (`features.row_sql`).
-
-    Attributes:
-        select: Name and expression of each projected column.
-        where: The condition a row must meet; None for every row.
-        reads: The stream's columns that any of it reads.
-        columns: The projected columns.
-    """
-
-    select: tuple[tuple[str, str], ...]
-    where: str | None
-    reads: dict[str, ColumnType]
-    columns: dict[str, ColumnType]
 
 
 class Layout(msgspec.Struct, frozen=True):
