@@ -156,6 +156,10 @@ def test_every_executor_has_the_newest_row(filled: StoreSettings) -> None:
     online = store.get_online_features(store.get_feature_service(SERVICE), rows).to_dict()
     found = pd.DataFrame(online)[["level", "centimetres"]].to_numpy(dtype=float)
     np.testing.assert_array_equal(found, expected())
+    answered = store.get_online_features(["latest_level:level"], rows)
+    stamps = answered.to_dict(include_event_timestamps=True)["level__ts"]
+    newest = [max(r.event_time_ms for r in READINGS if r.station == name) for name in "abc"]
+    assert stamps == [*(at // 1000 for at in newest), 0]
     text = store.get_online_features(["latest_level:event_id"], rows[:1]).to_dict()
     assert text["event_id"] == ["r57"]
     frame = pd.DataFrame(asked)

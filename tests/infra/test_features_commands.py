@@ -46,7 +46,8 @@ def features(*arguments: str, data: Path, **more: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.parametrize(
-    "verb", ["plan", "apply", "list", "test", "certify", "parity", "show", "rebuild"]
+    "verb",
+    ["plan", "apply", "list", "test", "certify", "parity", "show", "freshness", "rebuild"],
 )
 def test_every_verb_has_an_example_and_json(verb: str, data: Path) -> None:
     done = features(verb, "--help", data=data, COLUMNS="200")
@@ -97,7 +98,9 @@ def test_apply_refuses_what_is_not_certified_where_that_is_demanded(data: Path) 
     assert not (data / "features" / "plan.json").exists()
 
 
-@pytest.mark.parametrize("verb", [("show", "origin_departures"), ("parity",), ("rebuild", "--yes")])
+@pytest.mark.parametrize(
+    "verb", [("show", "origin_departures"), ("freshness",), ("parity",), ("rebuild", "--yes")]
+)
 def test_what_needs_an_applied_plan_says_so(verb: tuple[str, ...], tmp_path: Path) -> None:
     done = features(*verb, data=tmp_path)
     assert done.returncode == 1
