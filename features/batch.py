@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from features.asked import AS_OF, CUTOFF, ROW, asked
 from features.on_demand_function import Function, evaluate
 from features.row_batch import row_features
-from features.row_events import PLATFORM_COLUMNS, table_of
+from features.row_events import PLATFORM_COLUMNS, projected, table_of
+from features.row_table import view_rows
 from features.row_views import RowView
 from features.tiles import VARIANCE_FLOOR
 from features.views import Aggregate, Layout, Partial, PartialKind, Plan, View
@@ -148,8 +149,12 @@ def row_events(
 ) -> pa.Table:
     """The rows of the lake table behind a view of rows, after the view's row-level SQL."""
     if isinstance(source, Mapping):
-        return table_of(view, source[view.table])
-    return table_of(view, source.scan(view.table, snapshot_id=(snapshots or {}).get(view.table)))
+        table = source[view.table]
+    else:
+        table = source.scan(view.table, snapshot_id=(snapshots or {}).get(view.table))
+    if view.row_sql is not None:
+        table = projected(view.row_sql, view.kinds, table)
+    return view_rows(view, table)
 
 
 def asked_rows(

@@ -25,6 +25,7 @@ from feast.protos.feast.core.OnDemandFeatureView_pb2 import (
 )
 from feast.protos.feast.core.Transformation_pb2 import FeatureTransformationV2
 from feast.repo_config import RepoConfig
+from feast.transformation.base import Transformation
 from feast.transformation.pandas_transformation import PandasTransformation
 from feast.transformation.python_transformation import PythonTransformation
 from feast.utils import has_all_tags
@@ -83,7 +84,21 @@ class CodeRegistry(SqlRegistry):
     def __init__(self, config: RepoConfig, stores: StoreSettings) -> None:
         self._stores = stores
         self._functions: dict[str, Function] = {}
+        # Of views that were applied past the compiler, by this very process.
+        self._live: dict[str, Transformation] = {}
         super().__init__(config.registry, config.project, None)
+
+    def apply_feature_view(
+        self,
+        feature_view: BaseFeatureView,
+        project: str,
+        *args: Any,  # noqa: ANN401 - Feast's
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        """As Feast's; the function of an on-demand view that the plan does not know is remembered for this process."""
+        if isinstance(feature_view, OnDemandFeatureView) and not isinstance(feature_view, CodeView):
+            self._live[feature_view.name] = feature_view.feature_transformation
+        super().apply_feature_view(feature_view, project, *args, **options)
 
     def get_on_demand_feature_view(
         self, name: str, project: str, allow_cache: bool = False
@@ -161,6 +176,9 @@ class CodeRegistry(SqlRegistry):
 
     def _with_function(self, view: CodeView) -> CodeView:
         """The view with the function of the applied plan; where there is none, whoever runs it hears why."""
+        if view.name in self._live:
+            view.feature_transformation = self._live[view.name]
+            return view
         try:
             return view.with_function(self._function(view.name))
         except HeadraceError as error:

@@ -15,6 +15,7 @@ from sqlglot import exp
 
 from features.row_sql import DIALECT
 from features.row_views import RowSql
+from features.views import View
 
 Event = Mapping[str, Any]
 Value = float | int | str | bool | None
@@ -23,15 +24,11 @@ PLATFORM_COLUMNS = ("event_time_ms", "ingest_ms", "kafka_partition", "kafka_offs
 
 
 class Projected(Protocol):
-    """What is done to events first, and the columns that are needed then; a `View`, or a `RowView` with a topic."""
+    """Whose events are something done to the stream's: a `View`, or a `RowView` with a topic."""
 
     @property
     def row_sql(self) -> RowSql | None:
         """None where events are taken as they are."""
-
-    @property
-    def columns(self) -> Mapping[str, object]:
-        """By name."""
 
 
 def events_of(view: Projected, events: Iterable[Event]) -> Iterator[Event]:
@@ -45,20 +42,22 @@ def events_of(view: Projected, events: Iterable[Event]) -> Iterator[Event]:
             yield {**event, **{name: _value(_tree(sql), event) for name, sql in rows.select}}
 
 
-def table_of(view: Projected, events: pa.Table) -> pa.Table:
+def table_of(view: View, events: pa.Table) -> pa.Table:
     """The same of a table of events, with just the columns that the view needs."""
-    rows = view.row_sql
-    if rows is None:
-        return events
-    projected = dict(rows.select)
-    passed = [n for n in (*view.columns, *PLATFORM_COLUMNS) if n not in projected]
-    columns = [_quoted(n) for n in dict.fromkeys(passed) if n in events.column_names]
-    columns += [f"{sql} AS {_quoted(name)}" for name, sql in projected.items()]
+    return events if view.row_sql is None else projected(view.row_sql, view.columns, events)
+
+
+def projected(rows: RowSql, columns: Iterable[str], events: pa.Table) -> pa.Table:
+    """A table of events after the SQL: what it makes, the columns that are needed besides, and the platform's."""
+    made = dict(rows.select)
+    passed = [n for n in (*columns, *PLATFORM_COLUMNS) if n not in made]
+    selected = [_quoted(n) for n in dict.fromkeys(passed) if n in events.column_names]
+    selected += [f"{sql} AS {_quoted(name)}" for name, sql in made.items()]
     where = f" WHERE {rows.where}" if rows.where else ""
     with duckdb.connect(":memory:") as connection:
         connection.register("events", events)
         # The text was written by `features.row_sql` from a checked tree.
-        query = f"SELECT {', '.join(columns)} FROM events{where}"  # noqa: S608
+        query = f"SELECT {', '.join(selected)} FROM events{where}"  # noqa: S608
         return connection.sql(query).to_arrow_table()
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pyarrow as pa
-
+from features.batch import row_events
 from features.lake import Lake
 from features.rings import EntityKey, entity_key
 from features.row_batch import newest_rows
-from features.row_events import events_of, table_of
+from features.row_events import events_of
 from features.row_values import pack
 from features.row_views import ColumnType, RowView
 from features.rows import Row, Rows
@@ -37,7 +36,7 @@ def rows_of(view: RowView, events: Iterable[Mapping[str, Any]]) -> list[tuple[En
 
 def rebuild(view: RowView, lake: Lake, rows: Rows) -> int:
     """Offer the newest row of every entity in the lake; how many were not older than what was held."""
-    events: pa.Table = table_of(view, lake.scan(view.table))
+    events = row_events(view, lake)
     found = newest_rows(events, view.join_keys, (*view.join_keys, *view.fields, *KEPT)).to_pylist()
     keyed = [row for row in found if None not in [row[name] for name in view.join_keys]]
     if found:
@@ -47,7 +46,7 @@ def rebuild(view: RowView, lake: Lake, rows: Rows) -> int:
 
 
 def _row(view: RowView, event: Mapping[str, Any]) -> Row:
-    fields = {name: pack(_typed(event.get(name), view.columns[name])) for name in view.fields}
+    fields = {name: pack(_typed(event.get(name), view.kinds[name])) for name in view.fields}
     return Row(event["event_time_ms"], event["ingest_ms"], fields)
 
 

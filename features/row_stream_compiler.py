@@ -59,6 +59,6 @@ class RowStreamCompiler(ViewCompiler):
             ttl_s=int((definition.ttl or timedelta()).total_seconds()),
             others=tuple(name for name in fields if columns[name] == "string"),
             topic=topic.name,
-            columns={name: columns[name] for name in (*keys, *fields)},
+            kinds={name: columns[name] for name in (*keys, *fields)},
             row_sql=rows,
         )

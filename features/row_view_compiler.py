@@ -2,19 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from feast import Entity, FeatureView
-from feast.feature_view import DUMMY_ENTITY_NAME
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME
+from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.types import Bool, Float32, Float64, Int32, Int64, UnixTimestamp
 
-from features.lake_source import EVENT_TIME, LakeSource
+from features.lake_source import LakeSource
 from features.refusal import Refusal
-from features.row_views import RowView
-from features.view_compiler import NAME
+from features.row_views import EVENT_TIME, RowView
+from features.view_compiler import COLUMN, NAME, TABLE
 
 NUMBERS = frozenset({Bool, Float32, Float64, Int32, Int64, UnixTimestamp})
+
+
+def row_view_of(
+    definition: FeatureView | OnDemandFeatureView, join_keys: Sequence[str] | None = None
+) -> RowView:
+    """What a definition says of its rows; for the stores, which Feast hands definitions that were never compiled.
+
+    Args:
+        definition: A view that Feast has applied; or one kept on write whose values a function made.
+        join_keys: The columns that name an entity; those that Feast inferred if None.
+    """
+    source = getattr(definition, "batch_source", None)
+    keys = definition.join_keys if join_keys is None else join_keys
+    names = {name: column for column, name in (source.field_mapping if source else {}).items()}
+    fields = tuple(field.name for field in definition.features)
+    used = {name: names[name] for name in (*keys, *fields) if name in names}
+    time_column = source.timestamp_field if source else EVENT_TIME
+    created = (source.created_timestamp_column if source else "") or ""
+    ttl = getattr(definition, "ttl", None) or timedelta()
+    return RowView(
+        name=definition.name,
+        table=str(getattr(source, "table", None) or getattr(source, "name", "")),
+        join_keys=tuple(k for k in keys if k != DUMMY_ENTITY_ID),
+        fields=fields,
+        ttl_s=int(ttl.total_seconds()),
+        time_column=names.get(time_column, time_column),
+        created_column=names.get(created, created),
+        columns=used,
+        others=tuple(f.name for f in definition.features if f.dtype not in NUMBERS),
+    )
+
+
+def is_windowed(definition: object) -> bool:
+    """Whether a view aggregates, and so is read from rings and tiles."""
+    return bool(getattr(definition, "aggregations", None))
 
 
 class RowViewCompiler:
@@ -37,28 +73,20 @@ class RowViewCompiler:
         if not isinstance(source, LakeSource):
             came = f"its batch source is a {type(source).__name__}"
             self._refuse("a LakeSource behind it", came, "Put the rows into a lake table.")
-        elif source.timestamp_field != EVENT_TIME:
-            came = f"it is {source.timestamp_field!r}"
-            self._refuse(f"timestamp_field={EVENT_TIME!r}", came, "The lake has this one.")
+        elif not TABLE.fullmatch(source.table):
+            self._refuse(
+                "a lake table's name", f"it is {source.table!r}", "Correct the LakeSource."
+            )
         # Only Feast's BatchFeatureView has one.
         if getattr(definition, "feature_transformation", None) is not None:
             came = "it has a function, which Feast would pickle"
             self._refuse("no transformation", came, "Transform before the lake.")
         keys = self._join_keys()
-        if self.refusals or not isinstance(source, LakeSource):
-            return None
-        return RowView(
-            name=definition.name,
-            table=source.table,
-            join_keys=keys,
-            fields=tuple(field.name for field in definition.features),
-            ttl_s=int((definition.ttl or timedelta()).total_seconds()),
-            others=tuple(f.name for f in definition.features if f.dtype not in NUMBERS),
-        )
+        return None if self.refusals else row_view_of(definition, keys)
 
     def _check_names(self) -> None:
         for name in (self.definition.name, *(f.name for f in self.definition.features)):
-            if not NAME.match(name):
+            if not NAME.fullmatch(name):
                 self._refuse("names of a-z, 0-9 and single _", f"{name!r} is not one", "Rename it.")
 
     def _join_keys(self) -> tuple[str, ...]:
@@ -69,6 +97,9 @@ class RowViewCompiler:
                 continue
             if entity is None:
                 self._refuse(f"entity {name!r} in the same module", "it is not there", "Define it.")
+            elif bad := next((n for n in (name, entity.join_key) if not COLUMN.fullmatch(n)), None):
+                wanted = "an entity and a join key named by letters, digits and _"
+                self._refuse(wanted, f"{bad!r} is not one", "Rename it.")
             else:
                 keys.append(entity.join_key)
         return tuple(keys)

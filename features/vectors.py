@@ -11,7 +11,7 @@ import numpy as np
 
 from features import own_events
 from features.own_events import Key, Own, OwnEvents
-from features.progress import PROGRESS_KEY, Progress
+from features.progress import PROGRESS_KEY, WHOLE_KEY, Progress
 from features.ring import Records, RingFormat
 from features.rings import EntityKey, Rings, entity_key
 from features.row_vectors import RowReader
@@ -45,7 +45,8 @@ class Vectors(NamedTuple):
             events are folded into, one after the row's request in its partition is in any.
         read_at_ms: Wall clock just after the store answered, so that what it held was ingested before.
         discarded: Rings that were not of the view's layout and counted as absent.
-        unsettled: `[rows, views]`, whether events before the row's request may be missing; None where none was asked.
+        unsettled: `[rows, views]`, whether events before the row's request may be missing: the view's rings were lost and are
+            being rebuilt, or they have not come as far as the row's own partition.
     """
 
     names: tuple[str, ...]
@@ -65,7 +66,7 @@ class _ViewReader:
         self.format = RingFormat(view)
         self.columns = [i for i, _ in mine]
         self.features = [feature for _, feature in mine]
-        self.extra = [PROGRESS_KEY] if view.origin_offsets else []
+        self.extra = [WHOLE_KEY, *([PROGRESS_KEY] if view.origin_offsets else [])]
         self.reached: dict[int, int] = {}
 
     def entities(self, entities: Mapping[str, Sequence[KeyValue]]) -> list[Key | None]:
@@ -174,7 +175,7 @@ class VectorReader:
         """
         asked = [(reader, *reader.keys(entities)) for reader in self._views]
         of_rows = [(reader, *reader.keys(entities, len(as_of_ms))) for reader in self._row_views]
-        # The progress comes with the rings, in one answer: what it says is true of them.
+        # Progress and wholeness come with the rings, in one answer: what they say is true of them.
         packed = self._rings.read_many(
             [
                 *((reader.view.versioned, [*keys, *reader.extra]) for reader, keys, _ in asked),
@@ -192,10 +193,11 @@ class VectorReader:
         ):
             # The blank last ring is what rows without an entity (−1) read.
             records, unusable = reader.format.unpack([*held[: len(keys)], None])
+            unsettled[:, position] = not held[len(keys)]
             discarded += unusable
             if own is not None and reader.view.origin_offsets:
                 records, ahead[:, position] = reader.fold(records[rows], entities, as_of_ms, own)
-                unsettled[:, position] = reader.unsettled(held[-1], own)
+                unsettled[:, position] |= reader.unsettled(held[-1], own)
                 rows = np.arange(len(rows))  # noqa: PLW2901 - each row has a ring of its own now
             else:
                 ahead[:, position] = reader.format.ahead(records, rows, as_of_ms)

@@ -27,6 +27,7 @@ from features.lake import Lake
 from features.lake_tiles import lake_tiles, source_columns
 from features.rings import Rings
 from features.settings import StoreSettings
+from features.state_cost import tile_life_s
 from features.views import Handover, Layout, View
 from pipelines.polling import unavailable
 from pipelines.tile_query import has_base
@@ -209,8 +210,7 @@ def _rows(
 
 def _kept_ms(view: View, layout: Layout, lateness_s: int) -> int:
     """How far back tiles of a hop matter: to a ring, or to the job's state that late events land in."""
-    window_s = max(a.window_s for a in view.aggregates if a.hop_s == layout.hop_s)
-    return max(layout.tiles * layout.hop_s, window_s + lateness_s) * 1000
+    return max(layout.tiles * layout.hop_s, tile_life_s(view, layout.hop_s, lateness_s)) * 1000
 
 
 @contextmanager

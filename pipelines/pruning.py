@@ -37,12 +37,12 @@ def prune(
         topics += [one.handover.base_topic] if one.handover and one.handover.base_topic else []
         said += [f"topic {name}" for name in _delete(kafka, topics, one.view.topic_out)]
         if keys := rings.delete(one.view.versioned):
-            said.append(f"{keys} rings of {one.view.versioned}")
+            said.append(f"{keys} keys of {one.view.versioned}")
         if recovery:
             recovery.drop(one.view.versioned)
     for name in plan.retired_rows:
         if keys := rings.delete(name):
-            said.append(f"{keys} rows of {name}")
+            said.append(f"{keys} keys of {name}")
     rings.close()
     return tuple(said)
 

@@ -14,6 +14,9 @@ from infra.commands.features_show import show
 from infra.commands.features_test import check
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from features.state_cost import Cost
     from pipelines.deploy import Deployed
 
 PIPED_WIDTH = 200
@@ -36,7 +39,9 @@ SIGNS = {
 
 @app.command("plan")
 def plan(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> None:
-    """What `apply` would change: definitions, topics, jobs. Changes nothing.
+    """What `apply` would change: definitions, lake tables, topics, jobs; and what each view costs. Changes nothing.
+
+    A definition that cannot be run is refused, and so is a contract that broke what was released.
 
     Example: headrace features plan --json
     """
@@ -143,34 +148,53 @@ def _print(deployed: Deployed, *, verb: str, as_json: bool) -> None:
     import json
 
     from rich.console import Console
+    from rich.markup import escape
 
     if as_json:
         told: dict[str, Any] = deployed._asdict() | {"diff": deployed.diff._asdict()}
-        told["costs"] = [cost._asdict() for cost in deployed.costs]
+        told["costs"] = [_cost(cost) for cost in deployed.costs]
         typer.echo(json.dumps(told, indent=1))
         return
     console = Console(highlight=False, soft_wrap=True)
-    for kind, sign in SIGNS.items():
-        for name in getattr(deployed.diff, kind):
-            console.print(f"{sign} {name}")
+    for sign, what in _changes(deployed):
+        console.print(sign, escape(what))
     for cost in deployed.costs:
         redis_gib, flink_gib = cost.gib_a_million
         console.print(
             f"  {cost.view}: {cost.ring_bytes:,} B an entity in Redis, at most {cost.flink_bytes:,} B in Flink;"
             f" a million are {redis_gib:.1f} and {flink_gib:.1f} GiB"
         )
+    if deployed.topics is None:
+        console.print("Kafka does not answer: its topics are not compared")
     if deployed.submitted is None:
         console.print("Flink does not answer: its jobs are not compared")
     else:
         console.print(f"{verb} {len(deployed.submitted)} Flink jobs")
-    for name in deployed.handed_over:
-        console.print(f"[yellow]~[/] {name}: a new version takes over, filled from the lake")
-    for name in deployed.services_changed:
-        console.print(f"[red]~[/] service {name} means something else: its models are refused")
-    for what in deployed.pruned:
-        console.print("[red]-[/]", what)
-    for name in deployed.cancelled:
-        console.print("[red]-[/]", "job", name.replace("[", r"\["))
+
+
+def _changes(deployed: Deployed) -> Iterator[tuple[str, str]]:
+    """What is made, changed, left and taken away, a line each: definitions, lake tables, topics, jobs."""
+    for kind, sign in SIGNS.items():
+        for name in getattr(deployed.diff, kind):
+            yield sign, name
+    added, removed = SIGNS["added"], SIGNS["removed"]
+    yield from ((added, f"table {name}") for name in deployed.diff.tables)
+    yield from ((added, f"topic {name}") for name in deployed.topics or ())
+    taking_over = "a new version takes over, filled from the lake"
+    yield from ((SIGNS["changed"], f"{name}: {taking_over}") for name in deployed.handed_over)
+    refused = "means something else: its models are refused"
+    yield from ((removed, f"service {name} {refused}") for name in deployed.services_changed)
+    yield from ((removed, f"job {name}") for name in deployed.cancelled)
+    yield from ((added, f"job of {view}") for view in deployed.submitted or ())
+    yield from ((removed, what) for what in deployed.pruned)
+
+
+def _cost(cost: Cost) -> dict[str, Any]:
+    redis_gib, flink_gib = cost.gib_a_million
+    return cost._asdict() | {
+        "redis_gib_a_million": round(redis_gib, 3),
+        "flink_gib_a_million": round(flink_gib, 3),
+    }
 
 
 def _duration(seconds: int) -> str:

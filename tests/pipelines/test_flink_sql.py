@@ -76,8 +76,12 @@ def test_a_snapshot_without_tiles_needs_no_base() -> None:
     assert "'scan.startup.specific-offsets' = 'partition:0,offset:12'" in compiled.tables[0]
 
 
-def test_the_state_lives_as_long_as_the_longest_window_and_what_may_come_late() -> None:
-    assert job(_view(), KAFKA, FLINK).options["table.exec.state.ttl"] == "90000 s"
+def test_a_tile_lives_as_long_as_the_longest_window_over_its_hop_and_what_may_come_late() -> None:
+    compiled = job(_view(), KAFKA, FLINK)
+    hour, day = compiled.inserts
+    assert "STATE_TTL('events' = '7200 s')" in hour
+    assert "STATE_TTL('events' = '90000 s')" in day
+    assert compiled.options["table.exec.state.ttl"] == "90000 s"
 
 
 def test_the_name_changes_with_the_definition_and_only_then() -> None:

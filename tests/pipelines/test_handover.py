@@ -273,7 +273,7 @@ def _takes_it_back(
     assert plan.view(VIEW).versioned == first.view(VIEW).versioned
     assert not plan.retired
     gone = after.view(VIEW)
-    assert f"7 rings of {gone.versioned}" in done.pruned
+    assert f"8 keys of {gone.versioned}" in done.pruned
     eventually(
         lambda: (
             not [
