@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from features.batch import row_events
 from features.lake import Lake
 from features.rings import EntityKey, entity_key
@@ -34,15 +36,23 @@ def rows_of(view: RowView, events: Iterable[Mapping[str, Any]]) -> list[tuple[En
     ]
 
 
+def newest_of(view: RowView, table: pa.Table) -> list[tuple[EntityKey, Row]]:
+    """The newest row of every entity in a view's lake table, or in a piece of it."""
+    events = row_events(view, {view.table: table})
+    found = newest_rows(events, view.join_keys, (*view.join_keys, *view.fields, *KEPT)).to_pylist()
+    return [
+        (entity_key(key), _row(view, row))
+        for row in found
+        if None not in (key := [row[name] for name in view.join_keys])
+    ]
+
+
 def rebuild(view: RowView, lake: Lake, rows: Rows) -> int:
     """Offer the newest row of every entity in the lake; how many were not older than what was held."""
-    events = row_events(view, lake)
-    found = newest_rows(events, view.join_keys, (*view.join_keys, *view.fields, *KEPT)).to_pylist()
-    keyed = [row for row in found if None not in [row[name] for name in view.join_keys]]
+    found = newest_of(view, lake.scan(view.table))
     if found:
-        rows.advance_clock({view.stored: max(row["event_time_ms"] for row in found)})
-    made = ((entity_key([r[n] for n in view.join_keys]), _row(view, r)) for r in keyed)
-    return rows.offer(view.stored, made)
+        rows.advance_clock({view.stored: max(row.event_ms for _, row in found)})
+    return rows.offer(view.stored, found)
 
 
 def _row(view: RowView, event: Mapping[str, Any]) -> Row:

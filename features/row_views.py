@@ -42,7 +42,7 @@ class RowView(msgspec.Struct, frozen=True):
         columns: Join key or field → the table's column, where that is called otherwise.
         others: Those fields that are no numbers, and so cannot stand in a vector.
         topic: The topic that feeds it, whose events are the table's rows; empty where somebody else writes them.
-        kinds: Join keys and fields of a view with a topic, after `row_sql` where there is any.
+        kinds: Of the fields, after `row_sql` where there is any; empty where one of them is neither number nor text.
         row_sql: What is done to each event first.
     """
 
