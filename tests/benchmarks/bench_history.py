@@ -134,7 +134,9 @@ def test_bench_history(rows: int, tmp_path: Path) -> None:
         for kind in ("polars", *(f"feast-{kind}" for kind in kinds)):
             peer.ask(f"answer {kind}")
             theirs = pq.read_table(tmp_path / f"{kind}.parquet").drop_columns("n")
-            assert theirs.cast(found.schema).equals(found), f"{kind}: not the same answer: no number"
+            assert theirs.cast(found.schema).equals(found), (
+                f"{kind}: not the same answer: no number"
+            )
             contenders[kind] = peer.contender(kind)
         runs = race(contenders)
         record(row("e", name, runs, peer.ask("versions")))

@@ -74,7 +74,9 @@ def row(
     """
     to_limit, spread = ratio(runs["ours"], runs["limit"])
     peers = {n: ratio(r, runs["ours"]) for n, r in runs.items() if n not in MINE}
-    given = versions if isinstance(versions, Mapping) else {name: version(name) for name in versions}
+    given = (
+        versions if isinstance(versions, Mapping) else {name: version(name) for name in versions}
+    )
     return {
         "row": letter,
         "name": name,

@@ -28,8 +28,19 @@ def python() -> Path:
     pins = PINS.read_text()
     if not MADE.exists() or MADE.read_text() != pins:
         uv = [sys.executable, "-m", "uv"]
-        subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(HOME)], check=True)
-        sync = [*uv, "pip", "sync", "--quiet", "--python", str(PYTHON), "--require-hashes", str(PINS)]
+        subprocess.run(
+            [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(HOME)], check=True
+        )
+        sync = [
+            *uv,
+            "pip",
+            "sync",
+            "--quiet",
+            "--python",
+            str(PYTHON),
+            "--require-hashes",
+            str(PINS),
+        ]
         subprocess.run(sync, check=True)
         MADE.write_text(pins)
     return PYTHON
@@ -40,7 +51,14 @@ class Peer:
 
     def __init__(self, module: str, **options: object) -> None:
         self._child = subprocess.Popen(
-            [str(python()), "-W", "ignore", "-m", f"tests.benchmarks.{module}", json.dumps(options)],
+            [
+                str(python()),
+                "-W",
+                "ignore",
+                "-m",
+                f"tests.benchmarks.{module}",
+                json.dumps(options),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
@@ -70,7 +88,9 @@ class Peer:
         return lambda: Run(*self.ask(work))
 
 
-def serve(work: Mapping[str, Callable[[], object]], values: Mapping[str, Callable[[], object]]) -> None:
+def serve(
+    work: Mapping[str, Callable[[], object]], values: Mapping[str, Callable[[], object]]
+) -> None:
     """The child's side: do what is asked until the input ends. `work` is measured, `values` are answered."""
     # Whatever a library prints must not stand among the answers.
     answers = os.fdopen(os.dup(1), "w")
