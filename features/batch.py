@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.asked import AS_OF, CUTOFF, ROW, asked
+from features.on_demand_function import Function, evaluate
 from features.row_batch import row_features
-from features.row_events import PLATFORM_COLUMNS, table_of
+from features.row_events import PLATFORM_COLUMNS, projected, table_of
+from features.row_table import view_rows
 from features.row_views import RowView
 from features.tiles import VARIANCE_FLOOR
 from features.views import Aggregate, Layout, Partial, PartialKind, Plan, View
@@ -78,7 +80,8 @@ def features_as_of(
         plan: The applied plan.
         service: The service's name.
         source: The lake, or its tables (name → rows with contract columns and `ingest_ms`).
-        entities: The service's join keys and `event_time_ms`; in mode "known" also `known_at_ms`. Other columns pass.
+        entities: The service's join keys, the request's columns that on-demand views read, and `event_time_ms`; in mode
+            "known" also `known_at_ms`. Other columns pass.
         mode: "event": all events up to `event_time_ms`. "known": of those, what was ingested by `known_at_ms`.
         snapshots: Table → the snapshot to read, to compute the same again later.
         progress: Told after each piece of work: the view, its rows done, and of how many.
@@ -86,7 +89,7 @@ def features_as_of(
     Raises:
         EntitiesIncomplete: a needed column is missing.
     """
-    needed = [*plan.entity_columns(service), "event_time_ms"]
+    needed = [*plan.entity_columns(service), *plan.request_columns(service), "event_time_ms"]
     needed += ["known_at_ms"] if mode == "known" else []
     missing = [name for name in needed if name not in entities.column_names]
     if missing:
@@ -102,6 +105,7 @@ def features_as_of(
         values = compute(view, names, events, rows, progress=progress)
         columns |= {f"{view.name}__{name}": values[name] for name in names}
     columns |= _rows_of(plan, service, source, entities, mode, snapshots)
+    columns |= _made_of(plan, service, columns, entities)
     for name in plan.service(service).names:
         entities = entities.append_column(name, columns[name])
     return entities
@@ -121,16 +125,36 @@ def _rows_of(
         names = [f for owner, f in plan.service(service).features if owner == view.name]
         cutoff = entities["known_at_ms"] if mode == "known" else None
         rows = asked(view.join_keys, entities, cutoff)
-        events = _row_events(view, source, snapshots)
+        events = row_events(view, source, snapshots)
         values = row_features(view, names, events, rows, known=mode == "known")
         columns |= {f"{view.name}__{name}": values[name] for name in names}
     return columns
 
 
-def _row_events(view: RowView, source: Source, snapshots: Mapping[str, int] | None) -> pa.Table:
+def _made_of(
+    plan: Plan, service: str, columns: Mapping[str, pa.ChunkedArray], entities: pa.Table
+) -> dict[str, pa.ChunkedArray]:
+    """The features of the service's on-demand views, by their full names, from those of the others and the request's."""
+    views = plan.service_on_demand(service)
+    read = {name: entities[name] for name in plan.request_columns(service)}
+    given = {n: c.to_pylist() for n, c in {**columns, **read}.items()} if views else {}
+    made = evaluate([Function(view) for view in views], given, len(entities))
+    return {
+        n: pa.chunked_array([pa.array(c, pa.float64(), from_pandas=True)]) for n, c in made.items()
+    }
+
+
+def row_events(
+    view: RowView, source: Source, snapshots: Mapping[str, int] | None = None
+) -> pa.Table:
+    """The rows of the lake table behind a view of rows, after the view's row-level SQL."""
     if isinstance(source, Mapping):
-        return source[view.table]
-    return source.scan(view.table, snapshot_id=(snapshots or {}).get(view.table))
+        table = source[view.table]
+    else:
+        table = source.scan(view.table, snapshot_id=(snapshots or {}).get(view.table))
+    if view.row_sql is not None:
+        table = projected(view.row_sql, view.kinds, table)
+    return view_rows(view, table)
 
 
 def asked_rows(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -64,11 +64,13 @@ class LakeRetrieval(RetrievalJob):
         metadata: RetrievalMetadata | None = None,
         *,
         full: bool = False,
+        on_demand: Sequence[OnDemandFeatureView] = (),
     ) -> None:
         self._compute = compute
         self._stores = stores
         self._metadata = metadata
         self._full = full
+        self._on_demand = list(on_demand)
 
     @property
     def full_feature_names(self) -> bool:
@@ -77,8 +79,8 @@ class LakeRetrieval(RetrievalJob):
 
     @property
     def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """None: the compiler refuses them."""
-        return []
+        """Those that were asked for: Feast runs their functions on the rows."""
+        return self._on_demand
 
     @property
     def metadata(self) -> RetrievalMetadata | None:
@@ -111,7 +113,7 @@ class LakeRetrieval(RetrievalJob):
             if path.exists() and not allow_overwrite:
                 raise SavedDatasetLocationAlreadyExists(location=str(path))
             path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(self._to_arrow_internal(timeout), path)
+            pq.write_table(self.to_arrow(timeout=timeout), path)
         else:
             raise StorageUnsupported(
                 "persist",
@@ -123,7 +125,7 @@ class LakeRetrieval(RetrievalJob):
         lake = Lake(self._stores)
         if lake.exists(table):
             raise SavedDatasetLocationAlreadyExists(location=f"lake table {table}")
-        rows = in_microseconds(self._to_arrow_internal(timeout))
+        rows = in_microseconds(self.to_arrow(timeout=timeout))
         lake.create(table, rows.schema)
         lake.append(table, rows)
 

@@ -14,8 +14,9 @@ from feast.feature_view import DUMMY_ENTITY_NAME
 
 from features import row_sql
 from features.lake_schema import arrow_schema
-from features.lake_source import EVENT_TIME, LakeSource
+from features.lake_source import LakeSource
 from features.refusal import Refusal
+from features.row_views import EVENT_TIME
 from features.views import PARTIALS_OF, Aggregate, ColumnType, Function, JoinKey, RowSql, View
 from schemas.topics import Topic
 
@@ -29,7 +30,7 @@ COLUMN = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 TABLE = re.compile(r"^[A-Za-z0-9_-]+$")
 SUBSET = "The portable subset is described in features/row_sql.py."
 SYNONYMS = {"avg": "mean", "stddev": "std", "variance": "var"}
-_ARROW_TYPES: Mapping[pa.DataType, ColumnType] = {
+ARROW_TYPES: Mapping[pa.DataType, ColumnType] = {
     pa.float64(): "double",
     pa.int64(): "bigint",
     pa.string(): "string",
@@ -63,7 +64,7 @@ class ViewCompiler:
         columns = {
             field.name: kind
             for field in arrow_schema(topic.contract)
-            if (kind := _ARROW_TYPES.get(field.type)) is not None
+            if (kind := ARROW_TYPES.get(field.type)) is not None
         }
         rows = self._row_sql(columns, topic.contract.id_field)
         columns |= rows.columns if rows else {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -78,12 +79,13 @@ class Scorer:
         self._expected = runtime.Expected.of(case, plan)
         self._reader = VectorReader(stores, plan, contracts.SERVICE)
         self._own = self._own_reader()
-        self._join_keys = [key.name for key in self._reader.join_keys]
+        self._join_keys = self._reader.entity_columns
         self._rules = Rules(
             inputs=contracts.INPUTS,
             features=self._reader.service.names,
             fallback=rules.fallback,
             threshold=rules.FALLBACK_THRESHOLD,
+            fresh_ms=_fresh_ms(plan, getattr(rules, "FRESH_S", {})),
         )
         self._recent = Recent(settings.recent_ids)
         self._counts: Counter[str] = Counter()
@@ -249,13 +251,14 @@ class Scorer:
             return None, "the online store did not answer a moment ago"
         events = [event for _, event in requests]
         entities = {name: [getattr(event, name) for event in events] for name in self._join_keys}
+        read = {name: [getattr(e, name) for e in events] for name in self._reader.request_columns}
         as_of_ms = np.array([event.event_time_ms for event in events], dtype=np.int64)
         try:
             own = self._own.of([message for message, _ in requests])
-            vectors = self._reader.read(entities, as_of_ms, own)
+            vectors = self._reader.read(entities, as_of_ms, own, read)
             # The wait comes out of the budget of a takeover, once; after that, what is missing is marked.
             while _unsettled(vectors) and self._own.may_wait():
-                vectors = self._reader.read(entities, as_of_ms, own)
+                vectors = self._reader.read(entities, as_of_ms, own, read)
         except OnlineStoreUnavailable as error:
             self._store_retry_at_s = time.monotonic() + STORE_RETRY_S
             self._counts["store_failures"] += 1
@@ -306,6 +309,11 @@ class Scorer:
         return Outgoing(
             f"{self._case}.{topic}", partition, raw or event.key.encode(), value, headers
         )
+
+
+def _fresh_ms(plan: Plan, fresh_s: Mapping[str, int]) -> dict[str, int]:
+    """The use case's limits of age; a limit of a view that nobody has is a mistake, and raises `UnknownDefinition`."""
+    return {plan.view(view).name: limit_s * 1000 for view, limit_s in fresh_s.items()}
 
 
 def _unsettled(vectors: Vectors) -> bool:
