@@ -1,7 +1,7 @@
 """The tile mathematics: what a window is, and how tiles merge into its value. Pure numpy.
 
 `tile(x) = floor(x / hop)`. A window `w` as of `t` takes the tiles `tile(t) − w/hop < i ≤ tile(t)`: its head is whatever the
-head tile holds, its tail is aligned to the hop. Empty: `count` and `sum` are 0, all else null (NaN).
+head tile holds, its tail is aligned to the hop. Empty: `count`, `sum` and `count_distinct` are 0, all else null (NaN).
 
 Variance is `(Σx² − (Σx)²/n) / (n − 1)`, because Σx² is what SQL engines can keep incrementally. It cancels: its relative
 error is about `ε · n · mean² / variance`. For the data features are made of (a spread of at least a thousandth of the
@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features.views import Aggregate, Layout, PartialKind
+from features import distinct
+from features.views import Aggregate, Layout, Partial, PartialKind
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -37,17 +38,21 @@ NEUTRAL: Mapping[PartialKind, float] = {
     "max": float("nan"),
     "first": float("nan"),
     "last": float("nan"),
+    # The size of the block; its bytes are beside it.
+    "distinct": 0.0,
 }
 
 
 class Tiles(NamedTuple):
     """The tiles of one hop for many entities: `indices` [entities, slots], `partials` [entities, partials, slots].
 
-    An empty slot has index `EMPTY_TILE`. The order of slots has no meaning.
+    An empty slot has index `EMPTY_TILE`. The order of slots has no meaning. `blocks` are those of distinct values, [entities,
+    distinct partials, slots, 512]; None where the layout has no such partial.
     """
 
     indices: Ints
     partials: Floats
+    blocks: NDArray[np.uint8] | None = None
 
 
 def tile(ts_ms: int, hop_ms: int) -> int:
@@ -98,6 +103,8 @@ def _value(layout: Layout, tiles: Tiles, taken: Bools, aggregate: Aggregate) -> 
         return merge(kind, tiles.indices, column, taken)
 
     match aggregate.function:
+        case "count_distinct":
+            return _distinct(layout, tiles, taken, aggregate.column)
         case "mean":
             with np.errstate(divide="ignore", invalid="ignore"):
                 return part("sum") / part("count")
@@ -107,6 +114,13 @@ def _value(layout: Layout, tiles: Tiles, taken: Bools, aggregate: Aggregate) -> 
             return np.sqrt(variance(part("count"), part("sum"), part("sumsq")))
         case simple:
             return part(simple)
+
+
+def _distinct(layout: Layout, tiles: Tiles, taken: Bools, column: str) -> Floats:
+    assert tiles.blocks is not None
+    sizes = tiles.partials[:, layout.index("distinct", column), :]
+    place = layout.distinct.index(Partial("distinct", column))
+    return distinct.counts(sizes, tiles.blocks[:, place], taken)
 
 
 def merge(kind: PartialKind, index: Ints, column: Floats, taken: Bools) -> Floats:
@@ -123,6 +137,8 @@ def merge(kind: PartialKind, index: Ints, column: Floats, taken: Bools) -> Float
             merged = np.fmax.reduce(np.where(taken, column, np.nan), axis=1)
         case "first" | "last":
             merged = _outermost(kind, index, column, taken)
+        case "distinct":
+            raise ValueError("distinct values merge as blocks")
     return merged
 
 
