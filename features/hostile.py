@@ -110,7 +110,7 @@ class _Maker:
     def _events(self) -> list[dict[str, Any]]:
         gap = self._chance(0.3)
         found = []
-        for number in range(self.dice.randint(5, EVENTS_MAX * (4 if self.many else 1))):
+        for number in range(self.dice.randint(5, EVENTS_MAX * (3 if self.many else 1))):
             idle = self._chance(0.05)
             at_ms = self._time(idle=idle)
             silent = self.windows_ms[0] // 4
