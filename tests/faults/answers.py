@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from confluent_kafka import Message
+
 from schemas.envelope import header
-from schemas.results import Result
+from schemas.results import Result, Status
 from serving import release_log
 from serving.settings import ServingSettings
 from tests.faults import scored
+from tests.faults.invariants import REL, Truth
 from tests.faults.ledger import Sent
 from tests.faults.meanwhile import Meanwhile
 from tests.faults.stage import Stage, Worker
@@ -62,6 +66,11 @@ def ask(stage: Stage, stations: Sequence[str], as_of_ms: int, first: int, count:
     stage.ledger.produce(stage.rig.kafka, f"{stage.case}.requests", sent)
 
 
+def request_id(message: Message) -> str:
+    """Of a request, a result or a dead letter."""
+    return str(json.loads(message.value() or b"{}").get("request_id"))
+
+
 def results(stage: Stage) -> list[Result]:
     """Every committed result, in the order of its partition."""
     found = committed(stage.rig.kafka, f"{stage.case}.results")
@@ -80,10 +89,7 @@ def check(stage: Stage) -> list[Result]:
     requests = f"{stage.case}.requests"
     asked = list(stage.ledger.acknowledged[requests].values())
     messages = committed(stage.rig.kafka, f"{stage.case}.results")
-    dead = [
-        json.loads(m.value() or b"{}").get("request_id")
-        for m in committed(stage.rig.kafka, f"{requests}.dlq")
-    ]
+    dead = [request_id(m) for m in committed(stage.rig.kafka, f"{requests}.dlq")]
     ids = [str(header(m, "ce_id")) for m in messages]
     lost = set(asked) - set(ids) - set(dead)
     check_that("acknowledged are in results or dead letters", holds=not lost, came=sorted(lost)[:5])
@@ -107,11 +113,40 @@ def check(stage: Stage) -> list[Result]:
     return found
 
 
+def judge(stage: Stage, found: Sequence[Result], wanted: Truth) -> tuple[int, int]:
+    """Every result is right, or says that it may not be. Returns how many were marked, and how many fell back."""
+    marked = fallen = 0
+    silent = []
+    for result in found:
+        if result.status is Status.FALLBACK:
+            fallen += 1
+            if not any(reason.startswith("features_unavailable") for reason in result.reasons):
+                silent.append(result.request_id)
+        elif stage.view.name in result.unsettled:
+            marked += 1
+        elif not _right(result, wanted):
+            silent.append(result.request_id)
+    came = (len(silent), silent[:5])
+    stage.outcome.check("no result is wrong and silent about it", holds=not silent, came=came)
+    stage.outcome.counts |= {"marked": marked, "fallbacks": fallen}
+    return marked, fallen
+
+
+def _right(result: Result, wanted: Truth) -> bool:
+    mine = wanted.values[result.entity]
+    for name, value in result.features.items():
+        held = mine[name.rpartition("__")[2]]
+        if (value is None) != math.isnan(held):
+            return False
+        if value is not None and not math.isclose(value, held, rel_tol=REL):
+            return False
+    return result.ages_ms == dict.fromkeys(result.ages_ms, wanted.ages_ms[result.entity])
+
+
 def _by_key(stage: Stage, topic: str) -> dict[str | bytes, list[str]]:
     by_key: dict[str | bytes, list[str]] = defaultdict(list)
     for message in committed(stage.rig.kafka, topic):
-        value = json.loads(message.value() or b"{}")
-        by_key[message.key() or b""].append(value["request_id"])
+        by_key[message.key() or b""].append(request_id(message))
     return by_key
 
 

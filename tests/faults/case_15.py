@@ -9,14 +9,11 @@ been synced for; what was written to Redis before a kill -9 is in the page cache
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
 
 import redis
 
 from features.rings import OnlineStoreUnavailable
-from schemas.results import Result, Status
 from tests.faults import answers
 from tests.faults import invariants as must
 from tests.faults.stage import Stage, Worker, kill, sent_row
@@ -52,7 +49,9 @@ def run(stage: Stage) -> None:
         _kill_while_filling(stage, materializer)
         _settled(stage, wanted, "FLUSHALL and a kill of the materializer")
     stage.recovers("lag 0", lambda: answers.answered(stage), lambda: "requests are left")
-    _judge(stage, answers.check(stage), wanted)
+    marked, fallen = answers.judge(stage, answers.check(stage), wanted)
+    met = marked > 0 and fallen > 0
+    stage.outcome.check("the faults were met", holds=met, came=(marked, fallen))
     topics = (stage.view.topic_out, f"{stage.case}.requests", f"{stage.case}.results")
     held = must.no_hanging_transaction(stage, *topics)
     stage.outcome.check("no hanging transaction", holds=held)
@@ -84,36 +83,3 @@ def _settled(stage: Stage, wanted: must.Truth, after: str) -> None:
             return False
 
     stage.recovers(f"rings equal the oracle after {after}", right, lambda: "they do not")
-
-
-def _judge(stage: Stage, results: Sequence[Result], wanted: must.Truth) -> None:
-    """Every result is right, or says that it may not be."""
-    marked = fallen = 0
-    silent = []
-    for result in results:
-        if result.status is Status.FALLBACK:
-            fallen += 1
-            if not any(reason.startswith("features_unavailable") for reason in result.reasons):
-                silent.append(result.request_id)
-        elif stage.view.name in result.unsettled:
-            marked += 1
-        elif not _right(result, wanted):
-            silent.append(result.request_id)
-    stage.outcome.check(
-        "no result is wrong and silent about it", holds=not silent, came=(len(silent), silent[:5])
-    )
-    stage.outcome.check(
-        "the faults were met", holds=marked > 0 and fallen > 0, came=(marked, fallen)
-    )
-    stage.outcome.counts |= {"marked": marked, "fallbacks": fallen}
-
-
-def _right(result: Result, wanted: must.Truth) -> bool:
-    mine = wanted.values[result.entity]
-    for name, value in result.features.items():
-        held = mine[name.rpartition("__")[2]]
-        if (value is None) != math.isnan(held):
-            return False
-        if value is not None and not math.isclose(value, held, rel_tol=must.REL):
-            return False
-    return result.ages_ms == dict.fromkeys(result.ages_ms, wanted.ages_ms[result.entity])

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -21,10 +20,12 @@ from tests.faults.stage import SERVICE
 from tests.pipelines import toy
 
 RULE_SCORE = 0.125
+# How old features may be before a result calls them stale.
+FRESH_S = 3_600
 
 
-def register(case: str, *, fresh_s: Mapping[str, int] | None = None) -> str:
-    """Make `schemas.<case>` and `serving.<case>` loadable; `fresh_s` is how old a view's features may be."""
+def register(case: str) -> str:
+    """Make `schemas.<case>` and `serving.<case>` loadable."""
     toy.register(case)
     contracts = sys.modules[f"schemas.{case}"]
     contracts.REQUEST = toy.Question  # type: ignore[attr-defined]
@@ -34,8 +35,7 @@ def register(case: str, *, fresh_s: Mapping[str, int] | None = None) -> str:
     rules.__spec__ = ModuleSpec(rules.__name__, loader=None)
     rules.fallback = lambda _request, _features: RULE_SCORE  # type: ignore[attr-defined]
     rules.FALLBACK_THRESHOLD = 0.5  # type: ignore[attr-defined]
-    if fresh_s:
-        rules.FRESH_S = dict(fresh_s)  # type: ignore[attr-defined]
+    rules.FRESH_S = {f"{case}_levels": FRESH_S}  # type: ignore[attr-defined]
     sys.modules[rules.__name__] = rules
     return case
 
@@ -43,7 +43,7 @@ def register(case: str, *, fresh_s: Mapping[str, int] | None = None) -> str:
 def main() -> None:
     """A replica, until SIGTERM."""
     case, *sections = sys.argv[1:]
-    register(case, fresh_s={f"{case}_levels": 3_600} if case.startswith("fault17") else None)
+    register(case)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     kafka, stores, serving = sections

@@ -225,8 +225,8 @@ def test_a_store_emptied_under_a_running_materializer_is_filled_again(
         with _running("rings_emptied", kafka, own):
             eventually(lambda: _held(own, view) == before)
         # Died while it filled the store: mark and clock are there, and so are the offsets of before.
-        Rings(own).delete(view.name)
-        Rings(own).advance_clock({view.name: 1})
+        Rings(own).delete(view.versioned)
+        Rings(own).advance_clock({view.versioned: 1})
         assert _unsettled(own, view) == [True], "whoever reads such rings must know"
         with _running("rings_emptied", kafka, own):
             eventually(lambda: _held(own, view) == before)
