@@ -193,7 +193,7 @@ def test_parity_finds_which_events_were_under_way(log: list[Event], seed: int) -
     events = {VIEW.table: pa.Table.from_pylist(log, schema=SCHEMA)}
     for wrong in (0.0, 0.25):
         served = {f"{VIEW.name}__{n}": [None if v is None else v + wrong] for n, v in right.items()}
-        asked = {"request_id": ["r"], "card": ["a"]}
+        asked: dict[str, Any] = {"request_id": ["r"], "card": ["a"]}
         asked |= {"event_time_ms": [as_of_ms], "read_at_ms": [read_at_ms]}
         table = pa.table(asked | {n: pa.array(v, pa.float64()) for n, v in served.items()})
         report = compare(plan, "shop_v1", table, events)
