@@ -78,9 +78,11 @@ def rows_between(
 ) -> pa.Table | None:
     """The rows of views between two instants: join keys and `event_timestamp`, each once.
 
-    Only views of rows have such rows, and only where all of them have the same keys; None where there is no such view.
+    None where no view has rows, or where those that have some have different keys.
     """
     found = []
+    if len({frozenset(one.keys.values()) for one in asked if one.plan.row_views}) != 1:
+        return None
     for one in asked:
         for view in one.plan.row_views:
             rows = view_rows(view, lake.scan(view.table))
@@ -88,7 +90,5 @@ def rows_between(
             micros = pc.multiply(rows[TIME_MS], 1000).cast(pa.timestamp("us", tz="UTC"))
             columns = {column: rows[name] for name, column in one.keys.items()}
             found.append(pa.table(columns | {EVENT_TIMESTAMP: micros}))
-    if not found:
-        return None
     together = pa.concat_tables(found, promote_options="default")
     return together.group_by(together.column_names).aggregate([]).sort_by(EVENT_TIMESTAMP)

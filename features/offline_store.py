@@ -88,7 +88,7 @@ class HeadraceOfflineStore(OfflineStore):
         of rows between `start_date` and `end_date`.
 
         Raises:
-            RetrievalUnsupported: there is only a range of time, and no view has rows in it.
+            RetrievalUnsupported: there is only a range of time, for windows or for views of different entities.
             EntityRowsRefused: the rows lack an instant.
             FeastEntityDFMissingColumnsError: the rows lack a join key.
         """
@@ -255,8 +255,8 @@ def _rows_in_range(
     if rows is None:
         raise RetrievalUnsupported(
             "get_historical_features",
-            wanted="entity_df: rows to compute windows for",
-            came="only a range of time was given",
+            wanted="entity_df, or views of rows with the same join keys",
+            came="only a range of time was given for other views",
             mend="SELECT the rows from a lake table: entity_df='SELECT … FROM …'.",
         )
     return rows

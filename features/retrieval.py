@@ -43,6 +43,11 @@ class SavedDatasetLakeStorage(SavedDatasetStorage):
         """The storage as the registry keeps it."""
         return SavedDatasetLakeStorage(storage_proto.custom_storage.configuration.decode())
 
+    @staticmethod
+    def from_data_source(data_source: DataSource) -> SavedDatasetLakeStorage:
+        """The table behind a `LakeSource`."""
+        return SavedDatasetLakeStorage(getattr(data_source, "table", data_source.name))
+
     def to_proto(self) -> SavedDatasetStorageProto:
         """The storage as the registry keeps it."""
         proto = SavedDatasetStorageProto()

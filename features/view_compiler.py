@@ -14,8 +14,9 @@ from feast.feature_view import DUMMY_ENTITY_NAME
 
 from features import row_sql
 from features.lake_schema import arrow_schema
-from features.lake_source import EVENT_TIME, LakeSource
+from features.lake_source import LakeSource
 from features.refusal import Refusal
+from features.row_views import EVENT_TIME
 from features.views import PARTIALS_OF, Aggregate, ColumnType, Function, JoinKey, RowSql, View
 from schemas.topics import Topic
 
@@ -110,6 +111,10 @@ class ViewCompiler:
                 came,
                 "Otherwise training would read other events than serving.",
             )
+        elif batch.field_mapping or batch.created_timestamp_column:
+            came = "it maps columns, or says when a row was created"
+            mend = "Both executors go by the contract's names and by when an event was ingested."
+            self.refuse("its lake table as it is", came, mend)
         for holder, field in (
             ("the view", self.definition.timestamp_field),
             ("its stream source", stream.timestamp_field),
