@@ -13,11 +13,17 @@ from feast import FeatureView
 from features.batch import Mode, Progress, features_as_of
 from features.entity_rows import EVENT_TIMESTAMP
 from features.lake import Lake
+from features.lake_source import LakeSource
 from features.row_table import TIME_MS, between, view_rows
 from features.row_view_compiler import is_windowed, row_view_of
 from features.views import Plan, Service
+from schemas.errors import HeadraceError
 
 _SERVICE = "__retrieval"
+
+
+class RetrievalUnsupported(HeadraceError):
+    """Feast asked the offline store for something windows over events do not have."""
 
 
 class AskedView(NamedTuple):
@@ -60,10 +66,18 @@ def asked_view(definition: FeatureView, features: Sequence[str], applied: Plan) 
         applied: The applied plan, which windowed views must be in; views of rows say everything themselves.
 
     Raises:
+        RetrievalUnsupported: the view's rows are not in the lake.
         UnknownDefinition: the view is windowed and was not applied.
     """
     chosen = tuple((definition.name, name) for name in features)
     service = Service(_SERVICE, chosen)
+    if not isinstance(definition.batch_source, LakeSource):
+        raise RetrievalUnsupported(
+            f"history of view {definition.name}",
+            wanted="a LakeSource behind it",
+            came=f"its batch source is a {type(definition.batch_source).__name__}",
+            mend="Put the rows into a lake table.",
+        )
     if is_windowed(definition):
         plan = Plan((applied.view(definition.name),), (service,))
     else:

@@ -30,7 +30,7 @@ from feast.utils import (
 )
 
 from features import plan_files
-from features.asked_views import AskedView, asked_view, rows_between
+from features.asked_views import AskedView, RetrievalUnsupported, asked_view, rows_between
 from features.batch import Mode
 from features.entity_rows import KNOWN_AT, entity_rows
 from features.feature_log import LakeLoggingDestination
@@ -42,16 +42,11 @@ from features.row_batch import newest_rows
 from features.row_table import TIME_MS, between, epoch_ms, stamped
 from features.row_views import EVENT_TIME, RowView
 from features.settings import StoreSettings
-from schemas.errors import HeadraceError
 
 # Fewer rows take less than a second or two.
 ROWS_TOLD_MIN = 100_000
 
 log = structlog.get_logger()
-
-
-class RetrievalUnsupported(HeadraceError):
-    """Feast asked the offline store for something windows over events do not have."""
 
 
 class HeadraceOfflineStoreConfig(FeastConfigBaseModel):
@@ -263,8 +258,14 @@ def _rows_in_range(
 
 
 def _row_view(source: DataSource, timestamp_field: str, created: str | None) -> RowView:
-    table = getattr(source, "table", source.name)
-    return RowView(table, table, (), (), 0, timestamp_field, created or "")
+    if not isinstance(source, LakeSource):
+        raise RetrievalUnsupported(
+            f"read source {source.name}",
+            wanted="a LakeSource",
+            came=f"it is a {type(source).__name__}",
+            mend="Put the rows into a lake table.",
+        )
+    return RowView(source.table, source.table, (), (), 0, timestamp_field, created or "")
 
 
 def _source_rows(

@@ -23,12 +23,6 @@ from features.retrieval import SavedDatasetLakeStorage, in_microseconds
 from features.settings import StoreSettings
 
 # Feast's tests, on their own path.
-from tests.universal.feature_repos.universal.data_source_creator import (  # type: ignore[import-not-found]
-    DataSourceCreator,
-)
-from tests.universal.feature_repos.universal.online_store_creator import (  # type: ignore[import-not-found]
-    OnlineStoreCreator,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,11 +45,14 @@ def stores_of(project: str) -> StoreSettings:
     )
 
 
-class LakeDataSourceCreator(DataSourceCreator):  # type: ignore[misc]
-    """Data frames as tables of the lake, under the columns and timestamps that the test gave them."""
+class LakeDataSourceCreator:
+    """Data frames as tables of the lake, under the columns and timestamps that the test gave them.
+
+    It has what Feast's `DataSourceCreator` asks for, and does not inherit it: Feast's tests are not importable here.
+    """
 
     def __init__(self, project_name: str, *_: object, **__: object) -> None:
-        super().__init__(project_name)
+        self.project_name = project_name
         self.stores = stores_of(project_name)
 
     def setup(self, registry: RegistryConfig) -> None:
@@ -95,12 +92,25 @@ class LakeDataSourceCreator(DataSourceCreator):  # type: ignore[misc]
         """A lake table for logged features."""
         return LakeLoggingDestination(f"{self.project_name}_logged")
 
+    @staticmethod
+    def xdist_groups() -> list[str]:
+        """None: every test has its own stores."""
+        return []
+
+    @staticmethod
+    def test_markers() -> list[Any]:
+        """None."""
+        return []
+
     def teardown(self) -> None:
         """The folder goes with the machine's temporary files."""
 
 
-class RedisCreator(OnlineStoreCreator):  # type: ignore[misc]
+class RedisCreator:
     """Our online store in the named Redis."""
+
+    def __init__(self, project_name: str, *_: object, **__: object) -> None:
+        self.project_name = project_name
 
     def create_online_store(self) -> dict[str, Any]:
         """Its configuration, as Feast's YAML would say it."""
@@ -119,8 +129,11 @@ OURS = ({"type": "features.online_store.HeadraceOnlineStore"}, RedisCreator)
 AVAILABLE_OFFLINE_STORES = [("local", LakeDataSourceCreator)]
 AVAILABLE_ONLINE_STORES = dict.fromkeys(os.environ.get("HEADRACE_AS", "redis").split(","), OURS)
 
-# Tests of file-based stores are asked of ours too.
-_configuration = sys.modules["tests.universal.feature_repos.repo_configuration"]
-_configuration.OFFLINE_STORE_TO_PROVIDER_CONFIG["file"] = AVAILABLE_OFFLINE_STORES[0]  # type: ignore[attr-defined]
+# What is asked of file-based stores, and of online stores over files, is asked of ours over the lake.
+_REPOS = "tests.universal.feature_repos"
+_configuration: Any = sys.modules[f"{_REPOS}.repo_configuration"]
+_configuration.OFFLINE_STORE_TO_PROVIDER_CONFIG["file"] = AVAILABLE_OFFLINE_STORES[0]
+_files: Any = sys.modules[f"{_REPOS}.universal.data_sources.file"]
+_files.FileDataSourceCreator = LakeDataSourceCreator
 # Feast knows its own classes by name alone.
 _DATA_SOURCE_TO_SAVED_DATASET_STORAGE["LakeSource"] = "features.retrieval.SavedDatasetLakeStorage"

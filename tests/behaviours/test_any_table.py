@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-from feast import Entity, FeatureService, FeatureView, Field, PushSource, StreamFeatureView
+from feast import (
+    Entity,
+    FeatureService,
+    FeatureView,
+    Field,
+    FileSource,
+    PushSource,
+    StreamFeatureView,
+)
 from feast.data_source import PushMode
 from feast.errors import FeastEntityDFMissingColumnsError
 from feast.feature_logging import FeatureServiceLoggingSource, LoggingConfig
@@ -21,11 +29,11 @@ from feast.infra.offline_stores.file_source import FileLoggingDestination
 from feast.types import Array, Bool, Bytes, Float32, Int64, Json, Map, String, UnixTimestamp
 from feast.value_type import ValueType
 
+from features.asked_views import RetrievalUnsupported
 from features.feast_store import feature_store
 from features.feature_log import LakeLoggingDestination
 from features.lake import Lake
 from features.lake_source import LakeSource
-from features.offline_store import RetrievalUnsupported
 from features.online_store import HeadraceOnlineStore
 from features.retrieval import SavedDatasetLakeStorage, in_microseconds
 from features.row_table import RowsUnreadable
@@ -33,6 +41,7 @@ from tests.conftest import stores_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from feast import FeatureStore
 
@@ -414,6 +423,17 @@ def test_a_column_that_the_table_lacks_is_told(store: FeatureStore) -> None:
     store.apply([lost])
     with pytest.raises(RowsUnreadable, match="nowhere"):
         history(store, at(0, driver_id=[1]), ["lost:nowhere"])
+
+
+def test_rows_that_are_not_in_the_lake_are_refused(store: FeatureStore, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pd.DataFrame({"driver_id": [1], "at": [NOW], "n": [1]}).to_parquet(path)
+    source = FileSource(path=str(path), timestamp_field="at")
+    store.apply([FeatureView(name="in_a_file", entities=[driver], source=source)])
+    with pytest.raises(RetrievalUnsupported, match="FileSource"):
+        history(store, at(0, driver_id=[1]), ["in_a_file:n"])
+    with pytest.raises(RetrievalUnsupported, match="FileSource"):
+        store.materialize(NOW - DAY, NOW, ["in_a_file"])
 
 
 def test_a_view_taken_out_of_the_registry_is_forgotten_and_its_neighbour_is_not(

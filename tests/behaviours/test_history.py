@@ -13,10 +13,10 @@ import pytest
 from feast.errors import FeastEntityDFMissingColumnsError, SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 
+from features.asked_views import RetrievalUnsupported
 from features.entity_rows import EntityRowsRefused
 from features.feast_store import apply, feature_store
 from features.lake import Lake
-from features.offline_store import RetrievalUnsupported
 from features.reference import features_as_of as reference
 from features.retrieval import SavedDatasetLakeStorage
 from features.views import Plan
