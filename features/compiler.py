@@ -20,7 +20,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from features.refusal import PlanRefused, Refusal
 from features.row_view_compiler import RowViewCompiler
 from features.row_views import RowView
-from features.view_compiler import ViewCompiler
+from features.view_compiler import NAME, ViewCompiler
 from features.views import Plan, Service, View
 from schemas.topics import Topic, table_of
 
@@ -109,6 +109,9 @@ def _service_refusals(
     definition: FeatureService, known: Mapping[str, set[str]]
 ) -> Iterator[Refusal]:
     where = f"service {definition.name}"
+    if not NAME.fullmatch(definition.name):
+        came = f"it is {definition.name!r}"
+        yield Refusal(where, "a name of a-z, 0-9 and single _", came, "Rename the service.")
     for projection in definition.feature_view_projections:
         if projection.name_alias or projection.join_key_map:
             yield Refusal(

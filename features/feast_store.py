@@ -19,6 +19,7 @@ from schemas import usecase
 from schemas.topics import table_of
 
 ENTITY_KEY_VERSION = 3
+SQLITE = "sqlite:///"
 
 
 class Diff(NamedTuple):
@@ -133,3 +134,13 @@ def _kinds(definition: object) -> tuple[str, ...]:
         if isinstance(definition, kind):
             return (name,)
     return ()
+
+
+def missing_tables(case: str, stores: StoreSettings) -> tuple[str, ...]:
+    """The lake tables that applying would make; makes nothing, not even an empty catalog."""
+    wanted = sorted({t.table for t in table_of(case).values() if t.contract})
+    uri = stores.catalog_uri
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE).partition("?")[0]).exists():
+        return tuple(wanted)
+    held = set(Lake(stores).tables())
+    return tuple(table for table in wanted if table not in held)

@@ -10,6 +10,7 @@ import random
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -55,6 +56,10 @@ PROPERTIES = {
 }
 
 
+class LakeUnavailable(HeadraceError):
+    """The catalog did not answer: out of reach, or locked by somebody else for longer than is waited."""
+
+
 class NoSuchLakeTable(HeadraceError):
     """The table was never created."""
 
@@ -76,7 +81,8 @@ class Lake:
 
     def __init__(self, stores: StoreSettings) -> None:
         self._namespace = stores.namespace
-        self._catalog = _open(stores)
+        with _reported("opening it"):
+            self._catalog = _open(stores)
 
     def create(self, table: str, schema: pa.Schema) -> bool:
         """Create a table; whether it was missing.
@@ -89,7 +95,8 @@ class Lake:
             self._hold_to(table, schema)
             return False
         try:
-            made = self._catalog.create_table(self._name(table), schema, properties=PROPERTIES)
+            with _reported(f"creating {table}"):
+                made = self._catalog.create_table(self._name(table), schema, properties=PROPERTIES)
         except TableAlreadyExistsError:
             self._hold_to(table, schema)
             return False
@@ -107,11 +114,13 @@ class Lake:
 
     def tables(self) -> list[str]:
         """The names of all tables, in order."""
-        return sorted(name[-1] for name in self._catalog.list_tables(self._namespace))
+        with _reported("listing tables"):
+            return sorted(name[-1] for name in self._catalog.list_tables(self._namespace))
 
     def exists(self, table: str) -> bool:
         """Whether the table was created."""
-        return bool(self._catalog.table_exists(self._name(table)))
+        with _reported(f"looking for {table}"):
+            return bool(self._catalog.table_exists(self._name(table)))
 
     def schema(self, table: str) -> pa.Schema:
         """The table's columns."""
@@ -148,6 +157,7 @@ class Lake:
         Raises:
             OffsetsTaken: rows of these offsets are in the table already, from another committer.
             AppendFailed: nothing was committed.
+            LakeUnavailable: the catalog did not answer; what `committed` says once it does is true.
         """
         batch = uuid.uuid4().hex
         for attempt in range(APPEND_TRIES_MAX):
@@ -202,7 +212,8 @@ class Lake:
 
     def _load(self, table: str) -> Table:
         try:
-            return self._catalog.load_table(self._name(table))
+            with _reported(f"loading {table}"):
+                return self._catalog.load_table(self._name(table))
         except NoSuchTableError as error:
             raise NoSuchLakeTable(
                 f"lake table {table}",
@@ -210,6 +221,19 @@ class Lake:
                 came="the catalog has none of that name",
                 mend="Run `headrace features apply`.",
             ) from error
+
+
+@contextmanager
+def _reported(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise LakeUnavailable(
+            "lake catalog",
+            wanted=f"an answer in time, {doing}",
+            came=str(error.orig),
+            mend="Is its database up, and does another process hold its lock?",
+        ) from error
 
 
 def _open(stores: StoreSettings) -> Catalog:

@@ -17,6 +17,10 @@ from features.views import View
 
 # The place of a view's progress among its entities: no entity's key is like it, those are JSON arrays.
 PROGRESS_KEY = b"progress"
+# Beside them, whether the view's rings hold all that its topic does: gone with them when the store loses its memory, and
+# taken back while they are rebuilt, so that whoever reads them knows in the same answer.
+WHOLE_KEY = b"whole"
+WHOLE, NOT_WHOLE = b"1", b""
 
 # Partition → hop → the highest offset.
 Offsets = dict[int, dict[int, int]]

@@ -14,10 +14,11 @@ joins, subqueries, `*`, and functions whose meaning differs between engines (`LO
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import sqlglot
 from sqlglot import exp
+from sqlglot.dialects.spark import Spark
 
 from features.views import ColumnType, RowSql
 
@@ -27,6 +28,15 @@ _NUMBERS = frozenset({"double", "bigint"})
 _ARITHMETIC = (exp.Add, exp.Sub, exp.Mul, exp.Div)
 _COMPARISONS = (exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE)
 Kind = str  # a ColumnType, "boolean", or "null"
+
+
+class _Flink(Spark):
+    """Spark's words, but a quote in a string is doubled: Flink reads a backslash as itself, and the string would end."""
+
+    class Tokenizer(Spark.Tokenizer):
+        """Says how strings are written, too."""
+
+        STRING_ESCAPES: ClassVar[list[str]] = ["'"]
 
 
 class RowSqlRefused(Exception):
@@ -67,9 +77,9 @@ def parse(text: str, columns: Mapping[str, ColumnType]) -> RowSql:
             raise RowSqlRefused("each name once", name)
         typed = _finite(typer.type(projection.unalias()))
         outputs[name] = _column_type(typed, projection)
-        projections.append((name, typed.sql.sql(DIALECT)))
+        projections.append((name, _written(typed.sql)))
     where = select.args.get("where")
-    condition = typer.boolean(where.this).sql(DIALECT) if where else None
+    condition = _written(typer.boolean(where.this)) if where else None
     read = {name: columns[name] for name in sorted(typer.read)}
     return RowSql(tuple(projections), condition, read, outputs)
 
@@ -77,7 +87,12 @@ def parse(text: str, columns: Mapping[str, ColumnType]) -> RowSql:
 def flink(sql: str) -> str:
     """Checked SQL in Flink's words."""
     tree = sqlglot.parse_one(sql, dialect=DIALECT).transform(_flink_length)
-    return tree.sql("spark", identify=True)
+    return tree.sql(_Flink, identify=True, comments=False)
+
+
+def _written(tree: exp.Expression) -> str:
+    """Without the author's comments: what is executed is what was checked, and nothing beside it."""
+    return tree.sql(DIALECT, comments=False)
 
 
 def _flink_length(node: exp.Expression) -> exp.Expression:
@@ -101,13 +116,24 @@ def _select(text: str) -> exp.Select:
         raise RowSqlRefused("one SELECT", text.strip())
     select = trees[0]
     for part, value in select.args.items():
-        if value and part not in ("expressions", "from_", "from", "where", "kind"):
+        if value and part not in ("expressions", "from_", "from", "where"):
             token = value[0].sql() if isinstance(value, list) else str(value)
             raise RowSqlRefused("only SELECT, FROM and WHERE", token)
     source = select.args.get("from_") or select.args.get("from")
-    if source is None or not isinstance(source.this, exp.Table) or source.this.args.get("joins"):
+    if source is None or not _is_one_name(source.this):
         raise RowSqlRefused("FROM the stream, by one name", source.sql() if source else "no FROM")
     return select
+
+
+def _is_one_name(source: exp.Expression) -> bool:
+    """Whether it is a table by its bare name: no file, function, schema, alias of columns, sample or join."""
+    if not isinstance(source, exp.Table) or not isinstance(source.this, exp.Identifier):
+        return False
+    if not source.name.isidentifier():
+        return False
+    more = {part: value for part, value in source.args.items() if value and part != "this"}
+    alias = more.pop("alias", None)
+    return not more and (alias is None or not alias.args.get("columns"))
 
 
 class _Typer:

@@ -12,7 +12,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from features.lake_source import LakeSource
 from features.refusal import Refusal
 from features.row_views import EVENT_TIME, RowView
-from features.view_compiler import NAME
+from features.view_compiler import COLUMN, NAME, TABLE
 
 
 def row_view_of(
@@ -69,6 +69,10 @@ class RowViewCompiler:
         if not isinstance(source, LakeSource):
             came = f"its batch source is a {type(source).__name__}"
             self._refuse("a LakeSource behind it", came, "Put the rows into a lake table.")
+        elif not TABLE.fullmatch(source.table):
+            self._refuse(
+                "a lake table's name", f"it is {source.table!r}", "Correct the LakeSource."
+            )
         # Only Feast's BatchFeatureView has one.
         if getattr(definition, "feature_transformation", None) is not None:
             came = "it has a function, which Feast would pickle"
@@ -78,7 +82,7 @@ class RowViewCompiler:
 
     def _check_names(self) -> None:
         for name in (self.definition.name, *(f.name for f in self.definition.features)):
-            if not NAME.match(name):
+            if not NAME.fullmatch(name):
                 self._refuse("names of a-z, 0-9 and single _", f"{name!r} is not one", "Rename it.")
 
     def _join_keys(self) -> tuple[str, ...]:
@@ -89,6 +93,9 @@ class RowViewCompiler:
                 continue
             if entity is None:
                 self._refuse(f"entity {name!r} in the same module", "it is not there", "Define it.")
+            elif bad := next((n for n in (name, entity.join_key) if not COLUMN.fullmatch(n)), None):
+                wanted = "an entity and a join key named by letters, digits and _"
+                self._refuse(wanted, f"{bad!r} is not one", "Rename it.")
             else:
                 keys.append(entity.join_key)
         return tuple(keys)

@@ -10,7 +10,7 @@ import numpy as np
 
 from features import own_events
 from features.own_events import Key, Own, OwnEvents
-from features.progress import PROGRESS_KEY, Progress
+from features.progress import PROGRESS_KEY, WHOLE_KEY, Progress
 from features.ring import Records, RingFormat
 from features.rings import EntityKey, Rings, entity_key
 from features.settings import StoreSettings
@@ -39,7 +39,8 @@ class Vectors(NamedTuple):
             events are folded into, one after the row's request in its partition is in any.
         read_at_ms: Wall clock just after the store answered, so that what it held was ingested before.
         discarded: Rings that were not of the view's layout and counted as absent.
-        unsettled: `[rows, views]`, whether events before the row's request may be missing; None where none was asked.
+        unsettled: `[rows, views]`, whether events before the row's request may be missing: the view's rings were lost and are
+            being rebuilt, or they have not come as far as the row's own partition.
     """
 
     names: tuple[str, ...]
@@ -59,7 +60,7 @@ class _ViewReader:
         self.format = RingFormat(view)
         self.columns = [i for i, _ in mine]
         self.features = [feature for _, feature in mine]
-        self.extra = [PROGRESS_KEY] if view.origin_offsets else []
+        self.extra = [WHOLE_KEY, *([PROGRESS_KEY] if view.origin_offsets else [])]
         self.reached: dict[int, int] = {}
 
     def entities(self, entities: Mapping[str, Sequence[KeyValue]]) -> list[Key | None]:
@@ -166,7 +167,7 @@ class VectorReader:
             OnlineStoreUnavailable: the store did not answer in time.
         """
         asked = [(reader, *reader.keys(entities)) for reader in self._views]
-        # The progress comes with the rings, in one answer: what it says is true of them.
+        # Progress and wholeness come with the rings, in one answer: what they say is true of them.
         packed = self._rings.read_many(
             [(reader.view.versioned, [*keys, *reader.extra]) for reader, keys, _ in asked]
         )
@@ -179,10 +180,11 @@ class VectorReader:
         for position, ((reader, keys, rows), held) in enumerate(zip(asked, packed, strict=True)):
             # The blank last ring is what rows without an entity (−1) read.
             records, unusable = reader.format.unpack([*held[: len(keys)], None])
+            unsettled[:, position] = not held[len(keys)]
             discarded += unusable
             if own is not None and reader.view.origin_offsets:
                 records, ahead[:, position] = reader.fold(records[rows], entities, as_of_ms, own)
-                unsettled[:, position] = reader.unsettled(held[-1], own)
+                unsettled[:, position] |= reader.unsettled(held[-1], own)
                 rows = np.arange(len(rows))  # noqa: PLW2901 - each row has a ring of its own now
             else:
                 ahead[:, position] = reader.format.ahead(records, rows, as_of_ms)

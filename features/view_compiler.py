@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +25,9 @@ HOP_DEFAULT = timedelta(minutes=5)  # Feast's own
 TILES_MAX = 1_000
 # Names become topics, SQL identifiers, Redis keys and `view__feature`.
 NAME = re.compile(r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")
+# Columns keep the spelling of their contract; none of their characters has a meaning in any SQL or topic name.
+COLUMN = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+TABLE = re.compile(r"^[A-Za-z0-9_-]+$")
 SUBSET = "The portable subset is described in features/row_sql.py."
 SYNONYMS = {"avg": "mean", "stddev": "std", "variance": "var"}
 _ARROW_TYPES: Mapping[pa.DataType, ColumnType] = {
@@ -72,6 +75,9 @@ class ViewCompiler:
             return None
         read = {a.column for a in aggregates} | {key.name for key in join_keys}
         id_field = topic.contract.id_field
+        self._check_columns(topic, read | {id_field} | set(rows.reads if rows else ()))
+        if self.refusals:
+            return None
         return View(
             name=self.definition.name,
             topic=topic.name,
@@ -140,7 +146,7 @@ class ViewCompiler:
             self.refuse(error.wanted, f"its SQL has {error.token!r}", SUBSET)
             return None
         for name in rows.columns:
-            if not NAME.match(name) or name in (id_field, "event_time_ms"):
+            if not NAME.fullmatch(name) or name in (id_field, "event_time_ms"):
                 came = f"its SQL makes {name!r}"
                 self.refuse("columns named by a-z, 0-9 and single _", came, "Rename it.")
         return rows
@@ -156,6 +162,9 @@ class ViewCompiler:
             kind = columns.get(column)
             if entity is None:
                 self.refuse(f"entity {name!r} in the same module", "it is not there", "Define it.")
+            elif not COLUMN.fullmatch(name):
+                wanted = "an entity named by letters, digits and _"
+                self.refuse(wanted, f"it is {name!r}", "Rename the entity.")
             elif kind is None or kind == "double":
                 self.refuse(
                     "a join key that is a string or integer column of the stream",
@@ -191,7 +200,7 @@ class ViewCompiler:
                 where,
             )
         window_s, hop_s = self._window(asked, where)
-        if not NAME.match(name):
+        if not NAME.fullmatch(name):
             self.refuse("a name of a-z, 0-9 and single _", f"it is {name!r}", "Rename.", where)
         if len(self.refusals) > before or function is None:
             return None
@@ -242,10 +251,20 @@ class ViewCompiler:
             )
         return window // second, hop // second
 
+    def _check_columns(self, topic: Topic, columns: Collection[str]) -> None:
+        """Contracts may name their fields as they like, but what a view reads of them goes into SQL."""
+        for name in sorted(columns):
+            if not COLUMN.fullmatch(name):
+                wanted = "columns named by letters, digits and _"
+                self.refuse(wanted, f"it reads {name!r}", "Rename the contract's field.")
+        if not TABLE.fullmatch(topic.table):
+            wanted = "a topic named by letters, digits, _, - and ."
+            self.refuse(wanted, f"it reads {topic.name!r}", "Rename the topic.")
+
     def _check_whole(self, aggregates: Sequence[Aggregate]) -> None:
         definition = self.definition
         names = [a.name for a in aggregates]
-        if not NAME.match(definition.name):
+        if not NAME.fullmatch(definition.name):
             came = f"it is {definition.name!r}"
             self.refuse("a name of a-z, 0-9 and single _", came, "Rename the view.")
         for name in sorted({n for n in names if names.count(n) > 1}):

@@ -244,13 +244,17 @@ class Handover(msgspec.Struct, frozen=True):
 
     Attributes:
         snapshot_id: Of the view's table.
-        offsets: Partition of the stream → the first event that the snapshot does not hold.
+        offsets: By partition of the stream, the first event that the snapshot does not hold.
         base_topic: The topic of the snapshot's tiles, as partials; empty where it had none to give.
     """
 
     snapshot_id: int
-    offsets: dict[int, int]
+    offsets: tuple[int, ...]
     base_topic: str = ""
+
+    def first(self, partition: int) -> int:
+        """Where reading a partition begins; of one that was added since, with its first event."""
+        return self.offsets[partition] if partition < len(self.offsets) else 0
 
 
 class Retired(msgspec.Struct, frozen=True):

@@ -72,7 +72,12 @@ STEPS = (
 )
 
 WORKERS = (
-    Entry("intake", "pipelines.intake:run", ("kafka",), ("topics",)),
+    Entry(
+        "intake",
+        "pipelines.intake:run",
+        ("kafka", "stores.plan_path", "flink.lateness_s"),
+        ("topics",),
+    ),
     Entry("materializer", "pipelines.materializer:run", ("kafka", "stores"), ("features", "redis")),
     Entry("archiver", "pipelines.archiver:run", ("kafka", "stores", "pipelines"), ("features",)),
     Entry(

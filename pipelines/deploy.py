@@ -18,14 +18,13 @@ import structlog
 
 from features import certificate, plan_files, versions
 from features.lake import Lake
-from features.rings import Rings
 from features.state_cost import Cost, refuse_costly
 from features.views import Handover, Plan, View
 from pipelines import handover
 from pipelines.flink_jobs import FlinkJobs, FlinkUnavailable, RunningJob, TooFewSlots, submit
 from pipelines.flink_sql import Job, job, job_prefix, view_prefix
 from pipelines.pruning import prune as prune_retired
-from schemas import topics
+from schemas import evolution, topics
 from schemas.errors import HeadraceError
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
     from schemas.settings import KafkaSettings
 
 Say = Callable[[str], None]
+# `plan` is also asked where nothing runs, and must not hang there.
+KAFKA_ANSWER_S = 3.0
 
 log = structlog.get_logger()
 
@@ -48,7 +49,7 @@ class Deployed(NamedTuple):
 
     Attributes:
         diff: Definitions and lake tables.
-        topics: Tile topics created; from `plan`, those that the views write to.
+        topics: Tile topics created; from `plan`, None where Kafka does not answer.
         submitted: Views whose job is submitted; from `plan`, None where the cluster does not answer.
         cancelled: Jobs cancelled, by name.
         costs: What each view keeps for an entity.
@@ -58,7 +59,7 @@ class Deployed(NamedTuple):
     """
 
     diff: Diff
-    topics: tuple[str, ...]
+    topics: tuple[str, ...] | None
     submitted: tuple[str, ...] | None
     cancelled: tuple[str, ...]
     costs: tuple[Cost, ...] = ()
@@ -74,15 +75,18 @@ def plan(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSet
         PlanRefused: A definition cannot be run; every reason is in it.
         SqlRefused: A name of a view cannot be put into SQL.
         StateRefused: A view would keep more than is allowed for an entity.
+        IncompatibleSchema: A contract refuses what its released schema accepts.
     """
-    wanted, diff = _feast_store().plan(case, stores)
+    evolution.require_compatible(case)
+    feast_store = _feast_store()
+    wanted, diff = feast_store.plan(case, stores)
     costs = _costs(wanted, flink)
     before = plan_files.applied(stores.plan_path)
     kept = msgspec.structs.replace(wanted, handovers=before.handovers)
     jobs = _jobs(kept, kafka, flink)
     would = Deployed(
-        diff,
-        tuple(view.topic_out for view in wanted.views),
+        diff._replace(tables=feast_store.missing_tables(case, stores)),
+        _missing_topics(kafka, wanted),
         None,
         (),
         costs,
@@ -130,6 +134,7 @@ def apply(
 
     Raises:
         PlanRefused, SqlRefused, StateRefused, ServiceChanged, TooFewSlots: It cannot be run; nothing was changed.
+        IncompatibleSchema: A contract refuses what its released schema accepts; nothing was changed.
         Uncertified: A view has no certificate, and the settings demand one; nothing was changed.
         LakeSchemaChanged: A lake table has other columns than its contract.
         HandoverRefused: Lake and stream do not meet; readers stay on what they read.
@@ -137,6 +142,7 @@ def apply(
         TopicError, FlinkUnavailable, SubmissionFailed: An engine is out of reach or refused; apply again.
     """
     say = progress or (lambda _: None)
+    evolution.require_compatible(case)
     say("compiling definitions")
     feast_store = _feast_store()
     wanted, _ = feast_store.plan(case, stores)
@@ -152,33 +158,45 @@ def apply(
     _refuse_crowded(flink, [view for view, _ in fresh])
     tables = feast_store.create_tables(case, stores)
     coming = _begun(case, before, wanted, kafka, stores)
-    # From here on the materializer keeps its rings.
-    coming.save(plan_files.next_path(stores.plan_path))
+    if fresh:
+        # From here on the materializer keeps their rings too.
+        coming.save(plan_files.next_path(stores.plan_path))
     created, submitted = _run(coming, kafka, stores, flink, say)
-    rings = Rings(stores)
     if before.views:
-        handover.CatchingUp(case, kafka, rings, fresh, coming.handovers).wait(say)
+        handover.CatchingUp(case, kafka, stores, fresh, coming.handovers).wait(say)
     after = versions.succeeded(before, coming, time.time_ns() // 1_000_000)
     say("registering definitions")
     diff = feast_store.apply(case, stores, after)._replace(tables=tables)
-    with FlinkJobs(flink) as cluster:
-        cancelled = _outdated(cluster.alive(), before, after, _jobs(after, kafka, flink))
-        cluster.cancel(cancelled)
-        pruned = prune_retired(after, kafka, rings, cluster.recovery()) if prune else ()
-    if prune:
-        left = msgspec.structs.replace(after, retired=(), retired_rows=())
-        plan_files.switch(left, stores.plan_path)
-    rings.close()
     return Deployed(
         diff,
         created,
         submitted,
-        tuple(one.name for one in cancelled),
+        _end_outdated(before, after, kafka, flink),
         costs,
         tuple(view.name for view, old in fresh if old),
         tuple(versions.changed_services(before, wanted)),
-        pruned,
+        _prune(after, kafka, stores, flink) if prune else (),
     )
+
+
+def _end_outdated(
+    before: Plan, after: Plan, kafka: KafkaSettings, flink: FlinkSettings
+) -> tuple[str, ...]:
+    with FlinkJobs(flink) as cluster:
+        outdated = _outdated(cluster.alive(), before, after, _jobs(after, kafka, flink))
+        cluster.cancel(outdated)
+    return tuple(one.name for one in outdated)
+
+
+def _prune(
+    after: Plan, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings
+) -> tuple[str, ...]:
+    with FlinkJobs(flink) as cluster:
+        recovery = cluster.recovery()
+    pruned = prune_retired(after, kafka, stores, recovery)
+    left = msgspec.structs.replace(after, retired=(), retired_rows=())
+    plan_files.switch(left, stores.plan_path)
+    return pruned
 
 
 def start(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings) -> None:
@@ -274,6 +292,14 @@ def _jobs(wanted: Plan, kafka: KafkaSettings, flink: FlinkSettings) -> list[Job]
 
 def _costs(wanted: Plan, flink: FlinkSettings) -> tuple[Cost, ...]:
     return tuple(refuse_costly(wanted.views, flink.lateness_s, flink.entity_bytes_max))
+
+
+def _missing_topics(kafka: KafkaSettings, wanted: Plan) -> tuple[str, ...] | None:
+    try:
+        names = [view.topic_out for view in wanted.views]
+        return tuple(topics.missing(kafka, names, KAFKA_ANSWER_S))
+    except topics.TopicError:
+        return None
 
 
 def _refuse_changed_services(before: Plan, wanted: Plan) -> None:

@@ -4,6 +4,9 @@ One job a view, one INSERT a hop, all in one statement set. Each INSERT has a si
 topic, whose PRIMARY KEY is exactly its GROUP BY: Flink then writes plain upserts. A UNION of the hops would lose the
 upsert key and send a tombstone before every update; a join with constants would keep all its input as state.
 
+Each INSERT forgets its tiles after its own longest window and the allowed lateness, by a hint: the job's one setting would keep
+the finest tiles for as long as the longest window of all.
+
 There are no watermarks. A tile's whole value is emitted at every event, and a late event lands in its own tile.
 """
 
@@ -14,6 +17,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from features.state_cost import tile_life_s
 from features.views import Handover, KeyType, Layout, Partial, View
 from pipelines.settings import FlinkSettings
 from pipelines.sql_names import SqlRefused, literal, quoted, topic_name
@@ -86,15 +90,17 @@ def job(
         view=view.versioned,
         options=_options(view, flink),
         tables=(_source_table(view, kafka, handover), *base, *sinks),
-        inserts=tuple(
-            f"INSERT INTO {quoted(_sink_name(layout))}\n{tile_query(view, layout, handover)}"
-            for layout in view.layouts
-        ),
+        inserts=tuple(_insert(view, layout, flink, handover) for layout in view.layouts),
     )
 
 
+def _insert(view: View, layout: Layout, flink: FlinkSettings, handover: Handover | None) -> str:
+    life_s = tile_life_s(view, layout.hop_s, flink.lateness_s)
+    return f"INSERT INTO {quoted(_sink_name(layout))}\n{tile_query(view, layout, life_s, handover)}"
+
+
 def _options(view: View, flink: FlinkSettings) -> dict[str, str]:
-    window_s = max(a.window_s for a in view.aggregates)
+    life_s = max(tile_life_s(view, layout.hop_s, flink.lateness_s) for layout in view.layouts)
     return {
         "parallelism.default": str(flink.parallelism),
         # The default of 100 ms would be waited by every event of a quiet stream.
@@ -107,8 +113,8 @@ def _options(view: View, flink: FlinkSettings) -> dict[str, str]:
         "restart-strategy.exponential-delay.initial-backoff": "1 s",
         "restart-strategy.exponential-delay.max-backoff": "10 s",
         # Measured in processing time from a tile's last event; whoever comes later than this starts a new count, which
-        # readers drop because it is lower than the one they hold.
-        "table.exec.state.ttl": f"{window_s + flink.lateness_s} s",
+        # readers drop because it is lower than the one they hold. Of the longest hop; each INSERT says its own.
+        "table.exec.state.ttl": f"{life_s} s",
         # Operators keep their ids, so that a savepoint fits the same statements again.
         "table.exec.uid.generation": "ALWAYS",
         "table.local-time-zone": "UTC",
@@ -162,7 +168,7 @@ def _startup(view: View, handover: Handover | None) -> dict[str, str]:
     """
     if handover is None or view.origin_offsets:
         return {"scan.startup.mode": "earliest-offset"}
-    offsets = (f"partition:{p},offset:{o}" for p, o in sorted(handover.offsets.items()))
+    offsets = (f"partition:{p},offset:{o}" for p, o in enumerate(handover.offsets))
     return {
         "scan.startup.mode": "specific-offsets",
         "scan.startup.specific-offsets": ";".join(offsets),

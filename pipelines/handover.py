@@ -26,6 +26,8 @@ from confluent_kafka import (
 from features.lake import Lake
 from features.lake_tiles import lake_tiles, source_columns
 from features.rings import Rings
+from features.settings import StoreSettings
+from features.state_cost import tile_life_s
 from features.views import Handover, Layout, View
 from pipelines.polling import unavailable
 from pipelines.tile_query import has_base
@@ -63,16 +65,16 @@ def begin(view: View, lake: Lake, kafka: KafkaSettings) -> Handover | None:
     if snapshot_id is None:
         return None
     topic = view.topic.removesuffix(VALID_SUFFIX) if view.origin_offsets else view.topic
-    offsets: dict[int, int] = {}
+    offsets: list[int] = []
     with _reader(kafka, view.topic_out) as consumer:
         for partition, low, high in _bounds(consumer, topic):
             offset = archived.get((topic, partition), low)
             if not low <= offset <= high:
                 raise _apart(view, topic, partition, offset, low, high)
-            offsets[partition] = offset
+            offsets.append(offset)
     held = lake.scan(view.table, snapshot_id=snapshot_id, columns=("event_time_ms",)).num_rows
     base = f"{view.topic_out}.base.{snapshot_id}" if held else ""
-    return Handover(snapshot_id, offsets, base)
+    return Handover(snapshot_id, tuple(offsets), base)
 
 
 def still_possible(view: View, handover: Handover, kafka: KafkaSettings) -> bool:
@@ -81,7 +83,7 @@ def still_possible(view: View, handover: Handover, kafka: KafkaSettings) -> bool
         return True
     with _reader(kafka, view.topic_out) as consumer:
         bounds = list(_bounds(consumer, view.topic))
-    return all(low <= handover.offsets.get(part, low) <= high for part, low, high in bounds)
+    return all(low <= handover.first(part) <= high for part, low, high in bounds)
 
 
 def write_base(
@@ -127,11 +129,11 @@ class CatchingUp:
         self,
         case: str,
         kafka: KafkaSettings,
-        rings: Rings,
+        stores: StoreSettings,
         replaced: Sequence[tuple[View, View | None]],
         handovers: Mapping[str, Handover],
     ) -> None:
-        self._case, self._kafka, self._rings = case, kafka, rings
+        self._case, self._kafka, self._rings = case, kafka, Rings(stores)
         self._replaced, self._handovers = replaced, handovers
         self._deadline_s = time.monotonic() + CATCH_UP_TIMEOUT_S
 
@@ -152,16 +154,19 @@ class CatchingUp:
                     self._level_with(view, old)
         except KafkaException as error:
             raise unavailable("catching up", error) from error
+        finally:
+            self._rings.close()
 
     def _read_by_job(self, view: View) -> None:
         """The job commits offsets with its checkpoints, and rows before a checkpoint are on the tile topic."""
         with _reader(self._kafka, view.topic_out) as consumer:
             handover = self._handovers.get(view.versioned)
-            firsts = handover.offsets if handover and not view.origin_offsets else {}
             base = [handover.base_topic] if has_base(handover) else []
             for topic in (view.topic, *base):
                 for partition, low, high in list(_bounds(consumer, topic)):
-                    first = max(low, firsts.get(partition, low)) if topic == view.topic else low
+                    first = low
+                    if handover and topic == view.topic and not view.origin_offsets:
+                        first = max(low, handover.first(partition))
                     target = TopicPartition(topic, partition, high)
                     self._until(view, partial(_passed, consumer, target, first))
 
@@ -205,8 +210,7 @@ def _rows(
 
 def _kept_ms(view: View, layout: Layout, lateness_s: int) -> int:
     """How far back tiles of a hop matter: to a ring, or to the job's state that late events land in."""
-    window_s = max(a.window_s for a in view.aggregates if a.hop_s == layout.hop_s)
-    return max(layout.tiles * layout.hop_s, window_s + lateness_s) * 1000
+    return max(layout.tiles * layout.hop_s, tile_life_s(view, layout.hop_s, lateness_s)) * 1000
 
 
 @contextmanager

@@ -91,13 +91,15 @@ class _Loop:
         """Go on from the committed offsets, but from the beginning where the store holds nothing of the view."""
         known = self._rings.clocks()
         for partition in partitions:
+            view = self._views[partition.topic]
             held = self._positions.get((partition.topic, partition.partition))
             if held is not None:
                 partition.offset = held
-            elif self._store_is_new or self._views[partition.topic] not in known:
+            # The offsets of one that died while it rebuilt may still be those of before: a rebuilding starts again.
+            elif self._store_is_new or view not in known or not self.writer.whole(view):
                 partition.offset = OFFSET_BEGINNING
                 self._begin(partition)
-            elif self.writer.unproven(self._views[partition.topic]):
+            elif self.writer.unproven(view):
                 self._begin(partition)
         consumer.assign(partitions)
 
@@ -123,7 +125,10 @@ class _Loop:
             self.writer.finish(view)
 
     def _catch_up(self, batch: Sequence[Message]) -> None:
-        for after in next_offsets(batch) if self._ends else ():
+        if not self._ends or self._rings.generation() != self._generation:
+            # What was written up to here was lost meanwhile: `look` begins anew.
+            return
+        for after in next_offsets(batch):
             if after.offset >= self._ends.get(after.topic, after.offset + 1):
                 del self._ends[after.topic]
                 self.writer.finish(self._views[after.topic])

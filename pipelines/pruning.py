@@ -9,6 +9,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from features.rings import Rings
+from features.settings import StoreSettings
 from features.views import Plan
 from pipelines.polling import unavailable
 from pipelines.recovery import Recovery
@@ -19,7 +20,7 @@ GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.GROUP_ID_NOT_FOUND)
 
 
 def prune(
-    plan: Plan, kafka: KafkaSettings, rings: Rings, recovery: Recovery | None
+    plan: Plan, kafka: KafkaSettings, stores: StoreSettings, recovery: Recovery | None
 ) -> tuple[str, ...]:
     """Remove what the plan's retired versions left. Repeating it changes nothing. Their jobs must be gone.
 
@@ -30,17 +31,19 @@ def prune(
         KafkaUnavailable, OnlineStoreUnavailable: An engine is out of reach; prune again.
     """
     said: list[str] = []
+    rings = Rings(stores)
     for one in plan.retired:
         topics = [one.view.topic_out]
         topics += [one.handover.base_topic] if one.handover and one.handover.base_topic else []
         said += [f"topic {name}" for name in _delete(kafka, topics, one.view.topic_out)]
         if keys := rings.delete(one.view.versioned):
-            said.append(f"{keys} rings of {one.view.versioned}")
+            said.append(f"{keys} keys of {one.view.versioned}")
         if recovery:
             recovery.drop(one.view.versioned)
     for name in plan.retired_rows:
         if keys := rings.delete(name):
-            said.append(f"{keys} rows of {name}")
+            said.append(f"{keys} keys of {name}")
+    rings.close()
     return tuple(said)
 
 

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 from confluent_kafka import Message
 
-from features.progress import PROGRESS_KEY, Progress
+from features.progress import NOT_WHOLE, PROGRESS_KEY, WHOLE, WHOLE_KEY, Progress
 from features.ring import Records, RingFormat
 from features.rings import EntityKey, Rings, entity_key
 from features.tile_row import TileRow, TileRowDecoder
@@ -106,16 +106,24 @@ class RingWriter:
 
     def begin(self, view: str) -> None:
         """The view's rings are rebuilt from the first row: nothing is known to be in them."""
+        said = [(view, WHOLE_KEY, NOT_WHOLE)]
         if view in self._origin:
             self.rebuilding.add(view)
             self._progress[view] = Progress(self._origin[view])
-            self._rings.write([(view, PROGRESS_KEY, self._progress[view].pack())])
+            said.append((view, PROGRESS_KEY, self._progress[view].pack()))
+        self._rings.write(said)
 
     def finish(self, view: str) -> None:
-        """The view's rings hold again what they held: its progress may be told."""
+        """The view's rings hold again what they held: they count as whole, and their progress may be told."""
+        said = [(view, WHOLE_KEY, WHOLE)]
         if view in self.rebuilding:
             self.rebuilding.discard(view)
-            self._rings.write([(view, PROGRESS_KEY, self._progress[view].pack())])
+            said.append((view, PROGRESS_KEY, self._progress[view].pack()))
+        self._rings.write(said)
+
+    def whole(self, view: str) -> bool:
+        """Whether the view's rings were rebuilt to their end; not so where somebody died while rebuilding them."""
+        return bool(self._rings.read(view, [WHOLE_KEY])[0])
 
     def unproven(self, view: str) -> bool:
         """Whether nobody has said how far the view's rings have come, or somebody died while rebuilding them."""

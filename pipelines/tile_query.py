@@ -15,6 +15,8 @@ from pipelines.sql_names import quoted
 
 SOURCE = "source"
 BASE = "base"
+# What is aggregated, whatever it is made of: the name by which the hint finds it.
+EVENTS = "events"
 PLACE = ("`source_offset`", "`source_partition`")
 # Sorts below every character of an event id, so that a shorter id comes before a longer one that it begins.
 SEPARATOR = r"U&'\0001'"
@@ -27,16 +29,18 @@ def has_base(handover: Handover | None) -> TypeGuard[Handover]:
     return handover is not None and bool(handover.base_topic)
 
 
-def tile_query(view: View, layout: Layout, handover: Handover | None) -> str:
+def tile_query(view: View, layout: Layout, life_s: int, handover: Handover | None) -> str:
     """SELECT of a hop's tile rows, an upsert by join keys and `tile`.
 
     Args:
         view: The view; `SOURCE` is its stream.
         layout: The hop.
+        life_s: How long a tile is kept after its last event, in processing time. By a hint: the job's one setting would
+            keep the tiles of every hop for as long as the longest window of all.
         handover: Where its job begins; `BASE` then are the snapshot's tiles, if there were any.
     """
     if not has_base(handover):
-        return _aggregated(view, layout, _after(view, handover))
+        return _aggregated(view, layout, life_s, _after(view, handover))
     keys = [quoted(key.name) for key in view.join_keys]
     columns = [
         *keys,
@@ -46,10 +50,11 @@ def tile_query(view: View, layout: Layout, handover: Handover | None) -> str:
         *_newest("clock_ms"),
     ]
     rows = f"{_one_by_one(view, layout, _after(view, handover))}\nUNION ALL\n{_base(view, layout)}"
-    return f"{_select(columns, f'({rows})')}\nGROUP BY {', '.join([*keys, '`tile`'])}"
+    selected = _select(columns, f"({rows}) AS {quoted(EVENTS)}", hint=_kept_for(life_s))
+    return f"{selected}\nGROUP BY {', '.join([*keys, '`tile`'])}"
 
 
-def _aggregated(view: View, layout: Layout, after: str) -> str:
+def _aggregated(view: View, layout: Layout, life_s: int, after: str) -> str:
     """The tiles of the stream alone."""
     keys = [quoted(key.name) for key in view.join_keys]
     tile = _tile(layout)
@@ -60,7 +65,13 @@ def _aggregated(view: View, layout: Layout, after: str) -> str:
         *(f"{_partial(view, p)} AS {quoted(p.field)}" for p in layout.partials),
         *_newest("event_time_ms"),
     ]
-    return f"{_select(columns, _rows(view), after)}\nGROUP BY {', '.join([*keys, tile])}"
+    rows = f"{_rows(view)} AS {quoted(EVENTS)}"
+    selected = _select(columns, rows, after, hint=_kept_for(life_s))
+    return f"{selected}\nGROUP BY {', '.join([*keys, tile])}"
+
+
+def _kept_for(life_s: int) -> str:
+    return f" /*+ STATE_TTL('{EVENTS}' = '{life_s} s') */"
 
 
 def _one_by_one(view: View, layout: Layout, after: str) -> str:
@@ -83,10 +94,10 @@ def _base(view: View, layout: Layout) -> str:
     return _select(columns, quoted(BASE), f"`tile` LIKE '{layout.hop_s}/%'")
 
 
-def _select(columns: Iterable[str], rows: str, where: str = "") -> str:
+def _select(columns: Iterable[str], rows: str, where: str = "", hint: str = "") -> str:
     listed = ",\n".join(f"  {column}" for column in columns)
     # Names are checked identifiers, expressions come from here or from a checked tree.
-    return f"SELECT\n{listed}\nFROM {rows}" + (f"\nWHERE {where}" if where else "")
+    return f"SELECT{hint}\n{listed}\nFROM {rows}" + (f"\nWHERE {where}" if where else "")
 
 
 def _tile(layout: Layout) -> str:
@@ -103,7 +114,7 @@ def _after(view: View, handover: Handover | None) -> str:
     present = " AND ".join(f"{name} IS NOT NULL" for name in [*keys, "`event_time_ms`"])
     if handover is None or not view.origin_offsets or not handover.offsets:
         return present
-    firsts = " ".join(f"WHEN {int(p)} THEN {int(o)}" for p, o in sorted(handover.offsets.items()))
+    firsts = " ".join(f"WHEN {p} THEN {o}" for p, o in enumerate(handover.offsets))
     return f"{present} AND `source_offset` >= CASE `source_partition` {firsts} ELSE 0 END"
 
 

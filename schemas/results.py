@@ -35,8 +35,9 @@ class Result(Event):
     vector, request inputs included and coded (`schemas.inputs`), null where there was no value; a feature of a view is
     named `view__feature`. `ages_ms` is, per view, the request's time minus the newest event behind
     its features (null: the entity was never seen). `ahead` names views whose tiles already held later events.
-    `unsettled` names views whose features may lack events that came before the request: the request is a feature event itself, its
-    partition was taken over, and the rings had not caught up within the budget.
+    `unsettled` names views whose features may lack events that came before the request: the online store had lost the view's
+    rings, and they were being rebuilt; or the request is a feature event itself, its partition was taken over, and the
+    rings had not caught up within the budget.
     """
 
     id_field: ClassVar[str] = "request_id"

@@ -177,6 +177,21 @@ def create(kafka: KafkaSettings, topics: Iterable[Topic]) -> list[str]:
     return created
 
 
+def missing(kafka: KafkaSettings, names: Iterable[str], timeout_s: float) -> list[str]:
+    """Those of the topics that the cluster does not have; changes nothing.
+
+    Raises:
+        TopicError: The cluster does not answer in time.
+    """
+    # A broker that is not there is told once, by the error, and not line by line on standard error.
+    admin = AdminClient({**kafka.client_config(), "log_level": 0})
+    try:
+        held = admin.list_topics(timeout=timeout_s).topics
+    except KafkaException as error:
+        raise _refused(kafka, "list", error) from error
+    return [name for name in names if name not in held]
+
+
 def apply(kafka: KafkaSettings, case: str) -> list[str]:
     """Create every missing topic of the use case and of the control plane."""
     return create(kafka, table_of(case).values())

@@ -39,7 +39,7 @@ CALL_TIMEOUT_S = 5.0
 # `replicas` is not among what a replica is told: a changed argument restarts every replica, a changed count none.
 _NOT_TOLD = {"replicas", "ray_address", "dashboard_port", "http_port"}
 _SUMMED = (
-    *("scored", "fallback", "dead_lettered", "shadow", "ahead", "unsettled"),
+    *("scored", "fallback", "dead_lettered", "shadow", "ahead", "unsettled", "stale"),
     *("batches", "transactions_given_up"),
 )
 

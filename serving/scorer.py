@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,7 @@ class Scorer:
             features=self._reader.service.names,
             fallback=rules.fallback,
             threshold=rules.FALLBACK_THRESHOLD,
+            fresh_ms=_fresh_ms(plan, getattr(rules, "FRESH_S", {})),
         )
         self._recent = Recent(settings.recent_ids)
         self._counts: Counter[str] = Counter()
@@ -306,6 +308,11 @@ class Scorer:
         return Outgoing(
             f"{self._case}.{topic}", partition, raw or event.key.encode(), value, headers
         )
+
+
+def _fresh_ms(plan: Plan, fresh_s: Mapping[str, int]) -> dict[str, int]:
+    """The use case's limits of age; a limit of a view that nobody has is a mistake, and raises `UnknownDefinition`."""
+    return {plan.view(view).name: limit_s * 1000 for view, limit_s in fresh_s.items()}
 
 
 def _unsettled(vectors: Vectors) -> bool:

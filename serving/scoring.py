@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import nan
+from math import inf, nan
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from schemas.inputs import RequestInput
     from serving.releases import Arm, ReleaseState
 
-# What a result may say against its own features.
+# What a result may say against its own features; and in its reasons, that they are older than the use case's limit.
 MARKS = ("ahead", "unsettled")
+STALE = "stale"
 _DETAIL_CHARS_MAX = 200
 _NO_AGE = -1
 # NaN is written as null, which is what a missing value is in a result.
@@ -63,12 +64,14 @@ class Rules:
         features: Full names of the service's features, in order.
         fallback: `(request, features) -> score`, for requests that no model can answer.
         threshold: The score from which the fallback's label is true.
+        fresh_ms: View → the age above which its features are stale; views without one never are.
     """
 
     inputs: tuple[RequestInput, ...]
     features: tuple[str, ...]
     fallback: Callable[[Any, Mapping[str, float | None]], float]
     threshold: float
+    fresh_ms: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Answer:
-    """The encoded result of one request, and the shadow's where there is one; `marks` says which of `MARKS` are in it."""
+    """The encoded result of one request, and the shadow's where there is one; `marks` says what it holds against itself."""
 
     value: bytes
     traceparent: str
@@ -123,6 +126,8 @@ def answer(
         base = rows.base(row, serving, scored_at_ms)
         mine = scored[row] if scored else _Scored(failed=ModelFailed(*_unavailable(batch)))
         result = _result(base, mine, arm, serving)
+        stale = rows.stale(row)
+        result["reasons"] = (*result["reasons"], *stale)
         if result["status"] is Status.FALLBACK:
             refusal = _fall_back(result, batch.requests[row], rows.features(row), rules)
             if refusal is not None:
@@ -135,7 +140,7 @@ def answer(
                 base["traceparent"],
                 result["status"],
                 _ENCODER.encode(beside) if beside else None,
-                tuple(mark for mark in MARKS if result[mark]),
+                (*(mark for mark in MARKS if result[mark]), *([STALE] if stale else [])),
             )
         )
     return out
@@ -161,6 +166,15 @@ class _Rows:
         self.unsettled = vectors.unsettled if vectors else None
         self.views = vectors.views if vectors else ()
         self._skip = len(rules.inputs)
+        self._fresh_ms = [rules.fresh_ms.get(view, inf) for view in self.views]
+
+    def stale(self, row: int) -> tuple[str, ...]:
+        """A reason for each view whose newest event is older than the use case's limit, as of the request."""
+        return tuple(
+            f"{STALE}: {view} is {age / 1000:.0f} s old, {limit_ms / 1000:.0f} s are the limit"
+            for view, age, limit_ms in zip(self.views, self.ages[row], self._fresh_ms, strict=True)
+            if age > limit_ms
+        )
 
     def base(self, row: int, serving: Serving, scored_at_ms: int) -> dict[str, Any]:
         """What a result says whoever answers."""

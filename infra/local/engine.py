@@ -65,6 +65,11 @@ class Engine(ABC):
         """The file that receives the engine's output."""
         return self.folder / f"{self.name}.log"
 
+    @property
+    def pid(self) -> int | None:
+        """The number of the process that `start` began, while it is ours."""
+        return self._process.pid if self._process is not None else None
+
     @abstractmethod
     def prepare(self) -> None:
         """Write the configuration. Called before every start; must be quick and repeatable."""

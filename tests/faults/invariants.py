@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
+from features.progress import WHOLE_KEY
 from features.reference import features_as_of
+from features.rings import Rings
 from features.vectors import VectorReader
 from tests.faults.stage import SERVICE, Event, Stage
 from tests.pipelines.records import committed
@@ -34,21 +38,45 @@ def topic_holds_ledger(stage: Stage, topic: str) -> bool:
     )
 
 
+class Truth(NamedTuple):
+    """What the oracle says of every station, as of one instant."""
+
+    stations: tuple[str, ...]
+    as_of_ms: int
+    values: dict[str, dict[str, float]]
+    ages_ms: dict[str, int]
+
+
+def truth(stage: Stage, events: Sequence[Event], *, later_ms: int = 0) -> Truth:
+    """The oracle, as of the latest event and `later_ms` after; slow, so ask it once."""
+    by_station: dict[str, list[Event]] = defaultdict(list)
+    for event in events:
+        by_station[event["station"]].append(event)
+    as_of_ms = max(e["event_time_ms"] for e in events) + later_ms
+    values, ages_ms = {}, {}
+    for station, mine in by_station.items():
+        said = features_as_of(stage.view, mine, {"station": station}, as_of_ms)
+        values[station] = {name: _number(value) for name, value in said.items()}
+        ages_ms[station] = as_of_ms - max(e["event_time_ms"] for e in mine)
+    return Truth(tuple(sorted(by_station)), as_of_ms, values, ages_ms)
+
+
+def differences(stage: Stage, wanted: Truth) -> list[str]:
+    """Where features read from the online store are not the oracle's."""
+    names, values, ages = vectors(stage, wanted.stations, wanted.as_of_ms)
+    found = []
+    for row, station in enumerate(wanted.stations):
+        mine = tuple(wanted.values[station][name.rpartition("__")[2]] for name in names)
+        if not _equal(mine, values[row]):
+            found.append(f"{station}: wanted {mine}, came {values[row]}")
+        if ages[row] != wanted.ages_ms[station]:
+            found.append(f"{station}: wanted age {wanted.ages_ms[station]}, came {ages[row]}")
+    return found
+
+
 def ring_differences(stage: Stage, events: Sequence[Event], *, later_ms: int = 0) -> list[str]:
     """Where features read from the online store are not the oracle's, as of the latest event and `later_ms` after."""
-    stations = sorted({e["station"] for e in events})
-    as_of_ms = max(e["event_time_ms"] for e in events) + later_ms
-    names, values, ages = vectors(stage, stations, as_of_ms)
-    differences = []
-    for row, station in enumerate(stations):
-        mine = features_as_of(stage.view, events, {"station": station}, as_of_ms)
-        wanted = tuple(_number(mine[name.rpartition("__")[2]]) for name in names)
-        if not _equal(wanted, values[row]):
-            differences.append(f"{station}: wanted {wanted}, came {values[row]}")
-        last_ms = max(e["event_time_ms"] for e in events if e["station"] == station)
-        if ages[row] != as_of_ms - last_ms:
-            differences.append(f"{station}: wanted age {as_of_ms - last_ms}, came {ages[row]}")
-    return differences
+    return differences(stage, truth(stage, events, later_ms=later_ms))
 
 
 def vectors(
@@ -62,6 +90,15 @@ def vectors(
         reader.close()
     rows = [tuple(float(v) for v in row) for row in read.values]
     return read.names, rows, [int(age) for age in read.age_ms[:, 0]]
+
+
+def whole(stage: Stage) -> bool:
+    """Whether the store says that it holds all of the view's rings."""
+    rings = Rings(stage.stores)
+    try:
+        return bool(rings.read(stage.view.name, [WHOLE_KEY])[0])
+    finally:
+        rings.close()
 
 
 def no_hanging_transaction(stage: Stage, *topics: str) -> bool:

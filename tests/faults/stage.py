@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from subprocess import Popen
 from typing import Any, Self
@@ -19,6 +20,9 @@ from features.tile_row import encode
 from features.tile_stream import Emitted, TileStream
 from features.views import Plan, Service, View
 from infra.local import process
+from infra.local.engine import Engine
+from infra.local.redis_server import RedisServer
+from pipelines.settings import PipelineSettings
 from schemas import topics
 from tests.conftest import stores_at
 from tests.faults.harness import Rig
@@ -27,22 +31,22 @@ from tests.faults.outcome import Outcome
 from tests.pipelines import toy
 
 WITHIN_S = 180.0
+SERVICE = "everything"
 # The supervisor's first back-off.
 RESTART_PAUSE_S = 0.5
-SERVICE = "everything"
-# How many of (Kafka, stores) a worker is given.
-SECTIONS = {"intake": 1, "materializer": 2}
+# How many of (Kafka, stores, pipelines) a worker is given.
+SECTIONS = {"intake": 1, "materializer": 2, "archiver": 3}
+OFTEN = PipelineSettings(archive_interval_s=0.3)
 Event = dict[str, Any]
 
 
 class Worker:
     """A worker's process and its log."""
 
-    def __init__(self, name: str, case: str, log: Path, sections: Sequence[BaseModel]) -> None:
+    def __init__(self, name: str, log: Path, command: Sequence[str]) -> None:
         self.name = name
         self.log = log
-        self._command = [sys.executable, "-m", "tests.pipelines.worker_process", name, case]
-        self._command += [section.model_dump_json() for section in sections]
+        self._command = [sys.executable, "-m", *command]
         self.process = self._spawn()
         self.restarts = 0
         self.wanted = True
@@ -79,6 +83,26 @@ class Worker:
         return self.log.exists() and text in self.log.read_text("utf-8", "replace")
 
 
+def kill(engine: Engine) -> None:
+    """Kill -9 of an engine and all its processes, and wait until they are gone; `start` brings it back."""
+    if engine.pid is not None:
+        os.killpg(engine.pid, signal.SIGKILL)
+    engine.stop()
+
+
+class HurtRedis(RedisServer):
+    """A Redis with settings of a case's own, and whose process the case may signal."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+        super().__init__(folder)
+        self._settings = settings
+
+    def command(self) -> list[str]:
+        """The local stack's, and the case's settings behind it."""
+        more = [part for key, value in self._settings.items() for part in (f"--{key}", value)]
+        return [*super().command(), *more]
+
+
 class Stage:
     """One case with one seed. A context manager: its workers end with it."""
 
@@ -94,6 +118,8 @@ class Stage:
         service = Service(SERVICE, tuple((self.view.name, a.name) for a in self.view.aggregates))
         self.plan = Plan((self.view,), (service,))
         self.workers: list[Worker] = []
+        self.store_changes: dict[str, object] = {}
+        self._own_redis: HurtRedis | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -101,16 +127,28 @@ class Stage:
     def __exit__(self, *_: object) -> None:
         for worker in self.workers:
             worker.stop()
+        if self._own_redis is not None:
+            self._own_redis.stop()
         self.outcome.counts["restarts"] = sum(worker.restarts for worker in self.workers)
         self.outcome.counts["acknowledged"] = sum(map(len, self.ledger.acknowledged.values()))
         self.ledger.__exit__()
 
     @property
+    def redis(self) -> RedisServer:
+        """The rig's Redis, or one of the case's own after `own_redis`."""
+        return self._own_redis or self.rig.redis
+
+    def own_redis(self, **settings: str) -> RedisServer:
+        """Start a Redis that this case may hurt; `settings` are its `--options`, with `_` for `-`."""
+        given = {name.replace("_", "-"): value for name, value in settings.items()}
+        self._own_redis = HurtRedis(self.folder / "redis", given).start()
+        return self._own_redis
+
+    @property
     def stores(self) -> StoreSettings:
-        """A lake and a plan of its own, and the rig's Redis under a project of its own."""
-        url = self.rig.redis.url
-        stores = stores_at(self.folder, url)
-        return stores.model_copy(update={"project": self.case})
+        """A lake and a plan of its own, and a Redis under a project of its own."""
+        stores = stores_at(self.folder, self.redis.url)
+        return stores.model_copy(update={"project": self.case, **self.store_changes})
 
     def topics(self) -> None:
         """Create the use case's topics and the view's, and apply the plan."""
@@ -121,20 +159,26 @@ class Stage:
     def start(self, name: str, *sections: BaseModel) -> Worker:
         """Start a worker; `until` starts it again whenever it ends by itself."""
         given = sections or self._sections(name)
-        worker = Worker(name, self.case, self.folder / f"{name}.log", given)
+        words = [section.model_dump_json() for section in given]
+        return self.run(name, "tests.pipelines.worker_process", name, self.case, *words)
+
+    def run(self, name: str, *command: str) -> Worker:
+        """Start `python -m command…` as a worker."""
+        number = sum(worker.name == name for worker in self.workers)
+        worker = Worker(name, self.folder / f"{name}{number or ''}.log", command)
         self.workers.append(worker)
         return worker
 
     def _sections(self, name: str) -> tuple[BaseModel, ...]:
-        return (self.rig.kafka, self.stores)[: SECTIONS[name]]
+        return (self.rig.kafka, self.stores, OFTEN)[: SECTIONS[name]]
 
-    def events(self, count: int, first: int = 0) -> list[Event]:
+    def events(self, count: int, first: int = 0, stations: int = 7) -> list[Event]:
         """Readings in order of time, about one in nine without a level; eighths, so that sums are exact."""
         dice = self.dice
         readings = [
             toy.reading(
                 index,
-                station=f"s{dice.randrange(7)}",
+                station=f"s{dice.randrange(stations)}",
                 level=None if dice.random() < 0.11 else dice.randrange(-4_000, 40_000) / 8,
             )
             for index in range(first, first + count)

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
-from feast import Entity, FeatureService, Field, KafkaSource, StreamFeatureView
+from feast import Entity, FeatureService, FeatureView, Field, KafkaSource, StreamFeatureView
 from feast.aggregation import Aggregation
 from feast.data_format import JsonFormat
 from feast.types import Float64, Int64, String
@@ -194,6 +194,40 @@ def test_row_level_sql_makes_the_columns_that_are_aggregated() -> None:
     assert found.columns == {"sensor": "string", "reading_id": "string", "cents": "double"}
     assert set(found.source_columns) == {"sensor", "reading_id", "value", "line"}
     assert found.fingerprint != compiled(view(mean(name="cents_1h"))).fingerprint
+
+
+HOSTILE = (
+    "x; DROP TABLE y",
+    "x` --",
+    "x' OR '1'='1",
+    "../x",
+    "x\n",
+    "\u0445",
+)  # The last is Cyrillic.
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_that_mean_something_elsewhere_are_refused_wherever_they_stand(name: str) -> None:
+    entity = Entity(name=name, join_keys=["sensor"], value_type=ValueType.STRING)
+    named = view(mean(), name="named", entities=[entity])
+    row_key = Entity(name="row_key", join_keys=[name], value_type=ValueType.STRING)
+    rows = FeatureView(
+        name="rows",
+        entities=[row_key],
+        schema=[Field(name="rating", dtype=Float64)],
+        source=LakeSource(f"lab_{name}"),
+    )
+    good = view(mean())
+    service = FeatureService(name=name, features=[good])
+    with pytest.raises(PlanRefused) as refused:
+        compile_repo(repo(good, entity, named, row_key, rows, service), TOPICS)
+    said = [(r.where, r.came) for r in refused.value.refusals]
+    assert said == [
+        ("view named", f"it is {name!r}"),
+        ("view rows", f"it is {f'lab_{name}'!r}"),
+        ("view rows", f"{name!r} is not one"),
+        (f"service {name}", f"it is {name!r}"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from features.batch import asked_rows, compute
 from features.reference import features_as_of
 from features.row_events import events_of, table_of
-from features.row_sql import RowSqlRefused, parse
+from features.row_sql import RowSqlRefused, flink, parse
 from features.views import Aggregate, ColumnType, JoinKey, RowSql, View
 from tests.features.readings import START_MS, assert_same
 
@@ -46,12 +46,30 @@ COLUMNS: dict[str, ColumnType] = {"a": "double", "b": "double", "n": "bigint", "
         ("DELETE FROM x", "DELETE FROM x"),
         ("SELECT DISTINCT a FROM x", "DISTINCT"),
         ("SELECT a", "no FROM"),
+        ("SELECT a FROM read_csv('/etc/passwd')", "/etc/passwd"),
+        ("SELECT a FROM '/etc/passwd'", "/etc/passwd"),
+        ("SELECT a FROM other.schema.x", "other.schema.x"),
+        ("SELECT a FROM x TABLESAMPLE (10 PERCENT)", "TABLESAMPLE"),
+        ("SELECT a FROM x AS y(b)", "y(b)"),
+        ("SELECT AS STRUCT a FROM x", "STRUCT"),
     ],
 )
 def test_what_is_not_of_the_subset_is_refused_by_its_text(sql: str, token: str) -> None:
     with pytest.raises(RowSqlRefused) as caught:
         parse(sql, COLUMNS)
     assert token in caught.value.token
+
+
+def test_what_runs_is_what_was_checked_without_the_authors_comments() -> None:
+    rows = parse("SELECT a + 1 -- */ DROP TABLE x; /*\n AS t FROM x WHERE n = 1 /* y */", COLUMNS)
+    assert "DROP" not in rows.select[0][1]
+    assert "/*" not in f"{rows.select[0][1]}{rows.where}"
+
+
+def test_a_quote_in_a_string_stays_in_it_for_flink() -> None:
+    """Flink reads a backslash as itself, so an escaped quote would end the string, and SQL go on behind it."""
+    rows = parse("SELECT NULLIF(s, 'x'') FROM y; --') AS t FROM x", COLUMNS)
+    assert flink(rows.select[0][1]) == "NULLIF(`s`, 'x'') FROM y; --')"
 
 
 @pytest.mark.parametrize(

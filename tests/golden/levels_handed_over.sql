@@ -106,7 +106,7 @@ CREATE TEMPORARY TABLE `tiles_1800` (
 )
 
 INSERT INTO `tiles_300`
-SELECT
+SELECT /*+ STATE_TTL('events' = '7200 s') */
   `station`,
   `gate`,
   `tile`,
@@ -143,11 +143,11 @@ SELECT
   `source_offset`,
   `source_partition`
 FROM `base`
-WHERE `tile` LIKE '300/%')
+WHERE `tile` LIKE '300/%') AS `events`
 GROUP BY `station`, `gate`, `tile`
 
 INSERT INTO `tiles_1800`
-SELECT
+SELECT /*+ STATE_TTL('events' = '90000 s') */
   `station`,
   `gate`,
   `tile`,
@@ -190,5 +190,5 @@ SELECT
   `source_offset`,
   `source_partition`
 FROM `base`
-WHERE `tile` LIKE '1800/%')
+WHERE `tile` LIKE '1800/%') AS `events`
 GROUP BY `station`, `gate`, `tile`

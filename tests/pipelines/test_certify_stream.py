@@ -87,8 +87,8 @@ def test_wrong_sql_is_caught(
     """A job that takes the tile from a rounded instant is off at the edges of tiles only."""
     right = tile_query
 
-    def wrong(view: View, layout: Layout, handover: Handover | None) -> str:
-        return right(view, layout, handover).replace(
+    def wrong(view: View, layout: Layout, life_s: int, handover: Handover | None) -> str:
+        return right(view, layout, life_s, handover).replace(
             "`event_time_ms` / ", "(`event_time_ms` + 1) / "
         )
 

@@ -17,7 +17,7 @@ from schemas.settings import KafkaSettings
 KAFKA = KafkaSettings(bootstrap_servers="127.0.0.1:9092")
 FLINK = FlinkSettings(lateness_s=3_600)
 GOLDEN = Path(__file__).parents[1] / "golden"
-HANDOVER = Handover(7, {1: 40, 0: 12}, "features.levels.base.7")
+HANDOVER = Handover(7, (12, 40), "features.levels.base.7")
 
 
 def _view(
@@ -70,14 +70,18 @@ def test_requests_that_a_snapshot_holds_are_told_by_their_own_offsets() -> None:
 
 
 def test_a_snapshot_without_tiles_needs_no_base() -> None:
-    empty = Handover(7, {0: 12})
+    empty = Handover(7, (12,))
     compiled, plain = job(_view(), KAFKA, FLINK, empty), job(_view(), KAFKA, FLINK)
     assert compiled.inserts == plain.inserts
     assert "'scan.startup.specific-offsets' = 'partition:0,offset:12'" in compiled.tables[0]
 
 
-def test_the_state_lives_as_long_as_the_longest_window_and_what_may_come_late() -> None:
-    assert job(_view(), KAFKA, FLINK).options["table.exec.state.ttl"] == "90000 s"
+def test_a_tile_lives_as_long_as_the_longest_window_over_its_hop_and_what_may_come_late() -> None:
+    compiled = job(_view(), KAFKA, FLINK)
+    hour, day = compiled.inserts
+    assert "STATE_TTL('events' = '7200 s')" in hour
+    assert "STATE_TTL('events' = '90000 s')" in day
+    assert compiled.options["table.exec.state.ttl"] == "90000 s"
 
 
 def test_the_name_changes_with_the_definition_and_only_then() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 import redis
 from confluent_kafka import Message
 
@@ -17,7 +18,8 @@ from features.ring import RingFormat
 from features.rings import Rings, entity_key
 from features.settings import StoreSettings
 from features.tile_row import TileRow, encode
-from features.views import Plan, View
+from features.vectors import VectorReader
+from features.views import Plan, Service, View
 from infra.local.redis_server import RedisServer
 from pipelines import materializer
 from pipelines.ring_writer import RingWriter
@@ -222,4 +224,20 @@ def test_a_store_emptied_under_a_running_materializer_is_filled_again(
         Rings(own).advance_clock({view.versioned: 1})
         with _running("rings_emptied", kafka, own):
             eventually(lambda: _held(own, view) == before)
+        # Died while it filled the store: mark and clock are there, and so are the offsets of before.
+        Rings(own).delete(view.versioned)
+        Rings(own).advance_clock({view.versioned: 1})
+        assert _unsettled(own, view) == [True], "whoever reads such rings must know"
+        with _running("rings_emptied", kafka, own):
+            eventually(lambda: _held(own, view) == before)
+            eventually(lambda: _unsettled(own, view) == [False])
         client.close()
+
+
+def _unsettled(stores: StoreSettings, view: View) -> list[bool]:
+    service = Service("all", tuple((view.name, a.name) for a in view.aggregates))
+    reader = VectorReader(stores, Plan((view,), (service,)), "all")
+    read = reader.read({"station": ["s0"]}, np.array([toy.START_MS]))
+    reader.close()
+    assert read.unsettled is not None
+    return [bool(mark) for mark in read.unsettled[:, 0]]

@@ -46,6 +46,7 @@ EXPRESSIONS = (
     "CASE WHEN NOT (a > 1 AND n < 3) THEN 1 ELSE 0 END",
     "CASE WHEN a > 1 OR n IS NULL THEN 1 ELSE 0 END",
     "CASE WHEN s = 'xé' THEN 1 WHEN s LIKE 'x%' THEN 2 ELSE 3 END",
+    "CASE WHEN s = 'O''Hare' THEN 1 WHEN s = 'x'' OR ''1''=''1' THEN 2 ELSE 3 END",
     "CASE WHEN s < 'x' THEN 1 ELSE 0 END",
     "CASE s WHEN 'x' THEN 10 WHEN '' THEN 20 END",
     "CASE WHEN n BETWEEN 1 AND 2.5 THEN 1 ELSE 0 END",
@@ -74,7 +75,7 @@ VIEW = View(
 
 def events() -> list[dict[str, Any]]:
     combinations = itertools.product(
-        (None, 0.0, 1.5, -2.25, 1e9), (None, 0, 2, 3, 5), (None, "", "x", "xé")
+        (None, 0.0, 1.5, -2.25, 1e9), (None, 0, 2, 3, 5), (None, "", "x", "xé", "O'Hare")
     )
     return [
         {
@@ -101,7 +102,7 @@ def test_flink_gives_what_python_gives(
     topics.create(kafka, (topics.Topic(VIEW.topic, None, "k"), topics.tile_topic(VIEW.topic_out)))
     produce(kafka, VIEW.topic, [(e["k"], json.dumps(e).encode()) for e in events()])
     wanted = {e["k"]: [e[n] for n in NAMES] for e in events_of(VIEW, events())}
-    assert len(wanted) == 80
+    assert len(wanted) == 100
     connector = Path(flink.connector_jar)
     cluster = FlinkCluster(
         tmp_path, connector, rest_port=flink.rest_port, rpc_port=process.free_port(), slots=2

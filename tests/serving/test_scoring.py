@@ -94,6 +94,25 @@ def results(answers: list[Answer | Refusal]) -> list[Result]:
     return [Result.model_validate_json(a.value) for a in answers if isinstance(a, Answer)]
 
 
+def test_features_older_than_the_use_cases_limit_are_named_among_the_reasons() -> None:
+    fresh, stale = (
+        answer(
+            batch([[1.5, 2.0]]),
+            serving(Constant("v1", 0.8)),
+            replace(RULES, fresh_ms=dict.fromkeys(VIEWS, limit_ms)),
+            now,
+        )
+        for limit_ms in (5_000, 4_999)
+    )
+    assert results(fresh)[0].reasons == ()
+    assert results(stale)[0].reasons == (f"stale: {VIEWS[0]} is 5 s old, 5 s are the limit",)
+    assert results(stale)[0].status is Status.SCORED
+    assert [a.marks for a in (*fresh, *stale) if isinstance(a, Answer)] == [
+        ("ahead",),
+        ("ahead", "stale"),
+    ]
+
+
 def test_a_scored_result_explains_itself() -> None:
     [result] = results(answer(batch([[1.5, np.nan]]), serving(Constant("v1", 0.8)), RULES, now))
 

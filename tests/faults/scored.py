@@ -1,0 +1,60 @@
+"""The toy use case as one that is scored, and its scorer as a process: `python -m tests.faults.scored CASE SECTION…`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+# Before anything imports numpy, as in every worker.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from features.settings import StoreSettings
+from schemas.settings import KafkaSettings
+from serving.scorer import Scorer
+from serving.settings import ServingSettings
+from tests.faults.stage import SERVICE
+from tests.pipelines import toy
+
+RULE_SCORE = 0.125
+# How old features may be before a result calls them stale.
+FRESH_S = 3_600
+
+
+def register(case: str) -> str:
+    """Make `schemas.<case>` and `serving.<case>` loadable."""
+    toy.register(case)
+    contracts = sys.modules[f"schemas.{case}"]
+    contracts.REQUEST = toy.Question  # type: ignore[attr-defined]
+    contracts.SERVICE = SERVICE  # type: ignore[attr-defined]
+    contracts.INPUTS = ()  # type: ignore[attr-defined]
+    rules = ModuleType(f"serving.{case}")
+    rules.__spec__ = ModuleSpec(rules.__name__, loader=None)
+    rules.fallback = lambda _request, _features: RULE_SCORE  # type: ignore[attr-defined]
+    rules.FALLBACK_THRESHOLD = 0.5  # type: ignore[attr-defined]
+    rules.FRESH_S = {f"{case}_levels": FRESH_S}  # type: ignore[attr-defined]
+    sys.modules[rules.__name__] = rules
+    return case
+
+
+def main() -> None:
+    """A replica, until SIGTERM."""
+    case, *sections = sys.argv[1:]
+    register(case)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    kafka, stores, serving = sections
+    scorer = Scorer(
+        case,
+        KafkaSettings.model_validate_json(kafka),
+        StoreSettings.model_validate_json(stores),
+        ServingSettings.model_validate_json(serving),
+    )
+    scorer.run(stop)
+
+
+if __name__ == "__main__":
+    main()
