@@ -40,6 +40,7 @@ from features.lake_source import LakeSource
 from features.retrieval import LakeRetrieval, in_microseconds
 from features.row_batch import newest_rows
 from features.row_table import TIME_MS, between, epoch_ms, stamped
+from features.row_view_compiler import is_windowed
 from features.row_views import EVENT_TIME, RowView
 from features.settings import StoreSettings
 
@@ -206,8 +207,11 @@ class HeadraceOfflineStore(OfflineStore):
     ) -> None:
         """Append rows to the lake table behind a view; what they do not say is null, and they are ingested now.
 
+        A table that windows are computed from is the archive of its topic: rows that never were in the topic would count
+        in training and not in serving.
+
         Raises:
-            RetrievalUnsupported: the view has no lake table.
+            RetrievalUnsupported: the view has no lake table, or windows are computed from it.
             NoSuchLakeTable: nobody made it.
         """
         source = feature_view.batch_source
@@ -216,6 +220,14 @@ class HeadraceOfflineStore(OfflineStore):
                 f"write to view {feature_view.name}",
                 wanted="a LakeSource behind it",
                 came=f"its batch source is a {type(source).__name__}",
+            )
+        applied = plan_files.applied(config.offline_store.stores.plan_path)
+        if is_windowed(feature_view) or source.table in {v.table for v in applied.views}:
+            raise RetrievalUnsupported(
+                f"write to view {feature_view.name}",
+                wanted="a table that no window is computed from",
+                came=f"lake table {source.table} is the archive of a topic",
+                mend="Publish the events to the topic; the archiver does the rest.",
             )
         lake = Lake(config.offline_store.stores)
         lake.append(source.table, ingested_now(table, lake.schema(source.table)))
