@@ -143,7 +143,7 @@ def test_feast_may_not_write_into_rings_nor_into_a_topics_archive(
     row |= {"dest": "IAH", "event_time": pd.Timestamp.now(tz="UTC")}
     with pytest.raises(OnlineWriteRefused, match="dest_departures"):
         store.write_to_online_store("dest_departures", pd.DataFrame([row]))
-    source = store.get_feature_view("dest_departures").batch_source
+    source = store.get_stream_feature_view("dest_departures").batch_source
     names = [name for name, _ in source.get_table_column_names_and_types(store.config)]
     with pytest.raises(RetrievalUnsupported, match="archive of a topic"):
         store.write_to_offline_store("dest_departures", pd.DataFrame(columns=names))
