@@ -117,6 +117,10 @@ class ViewCompiler:
                 came,
                 "Otherwise training would read other events than serving.",
             )
+        elif batch.field_mapping or batch.created_timestamp_column:
+            came = "it maps columns, or says when a row was created"
+            mend = "Both executors go by the contract's names and by when an event was ingested."
+            self.refuse("its lake table as it is", came, mend)
         for holder, field in (
             ("the view", self.definition.timestamp_field),
             ("its stream source", stream.timestamp_field),
