@@ -351,5 +351,5 @@ def _floats(events: pa.Table, name: str, kind: str) -> Floats:
     column = events[name]
     if kind == "string":
         return np.where(column.is_null().to_numpy(), np.nan, 0.0)
-    numbers: Floats = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    numbers: Floats = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return numbers
