@@ -16,12 +16,12 @@ import pyarrow.compute as pc
 
 from features.asked import AS_OF, CUTOFF, ROW, asked
 from features.distinct_batch import distinct_counts
-from features.on_demand_function import Function, evaluate
+from features.on_demand_function import Column, Function, evaluate
 from features.row_batch import row_features
 from features.row_events import PLATFORM_COLUMNS, projected, table_of
 from features.row_table import view_rows
 from features.row_views import RowView
-from features.tiles import VARIANCE_FLOOR
+from features.tiles import VARIANCE_FLOOR, Floats
 from features.views import Aggregate, Layout, Partial, PartialKind, Plan, View
 from schemas.errors import HeadraceError
 
@@ -137,12 +137,23 @@ def _made_of(
 ) -> dict[str, pa.ChunkedArray]:
     """The features of the service's on-demand views, by their full names, from those of the others and the request's."""
     views = plan.service_on_demand(service)
+    inputs = {one.full for view in views for one in view.inputs}
     read = {name: entities[name] for name in plan.request_columns(service)}
-    given = {n: c.to_pylist() for n, c in {**columns, **read}.items()} if views else {}
+    read |= {name: column for name, column in columns.items() if name in inputs}
+    given = {name: _plain(column) for name, column in read.items()}
     made = evaluate([Function(view) for view in views], given, len(entities))
     return {
         n: pa.chunked_array([pa.array(c, pa.float64(), from_pandas=True)]) for n, c in made.items()
     }
+
+
+def _plain(column: pa.ChunkedArray) -> Column:
+    """Numbers as float64 with NaN for null, all else as Python has it."""
+    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
+        values: Floats = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        return values
+    listed: list[object] = column.to_pylist()
+    return listed
 
 
 def row_events(
