@@ -60,10 +60,13 @@ def by_hand(view: View, kafka: KafkaSettings, flink: FlinkSettings) -> Job:
         sum__level DOUBLE, sumsq__level DOUBLE, max__level DOUBLE, clock_ms BIGINT,
         PRIMARY KEY (station, tile) NOT ENFORCED) WITH ('connector' = 'upsert-kafka', {server},
         'topic' = '{OUT["by hand"]}', 'key.format' = 'json', 'value.format' = 'json')"""
-    insert = """
-        INSERT INTO sink SELECT station, CONCAT('1800/', CAST(event_time_ms / 1800000 AS STRING)),
-        COUNT(*), COUNT(level), SUM(level), SUM(level * level), MAX(level), MAX(event_time_ms)
-        FROM source GROUP BY station, event_time_ms / 1800000"""
+    # Grouped by the very expression that is the sink's key: by the number in it, Flink no longer knows that a tile is one
+    # key, and writes a tombstone before an update (60,633 records for 50,000 events).
+    tile = "CONCAT('1800/', CAST(event_time_ms / 1800000 AS STRING))"
+    insert = f"""
+        INSERT INTO sink SELECT station, {tile}, COUNT(*), COUNT(level), SUM(level),
+        SUM(level * level), MAX(level), MAX(event_time_ms) FROM source GROUP BY station, {tile}
+    """  # noqa: S608 - our own names
     return Job("byhand", generated.options, (source, sink), (insert,))
 
 
@@ -174,6 +177,8 @@ def test_bench_feature_job(kafka: KafkaSettings) -> None:
     title = f"feature job, {BURST:,} events, {ENTITIES:,} entities, 15 features"
     versions = {"apache-flink": version("apache-flink"), "quixstreams": peers.pinned("quixstreams")}
     record(row("b", title, runs, versions, note))
+    if os.environ.get("BENCH") != "large":
+        return
     large = bursts.of(BURST_LARGE, 1_000)
     for name in large.spoken:
         large._outputs[name] = bursts._outputs[name]

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pipelines.settings import FlinkSettings
     from schemas.settings import KafkaSettings
 
-RATE, SECONDS, WAITED_EVERY = 5_000, 8, 50
+RATE, SECONDS, WAITED_EVERY = 5_000, 5, 50
 ENTITIES = 10_000
 # What is not there by then counts with the time that was waited for it.
 GIVE_UP_S = 20.0
