@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.asked import AS_OF, CUTOFF, ROW, asked
+from features.distinct_batch import distinct_counts
 from features.on_demand_function import Function, evaluate
 from features.row_batch import row_features
 from features.row_events import PLATFORM_COLUMNS, projected, table_of
@@ -205,6 +206,10 @@ def compute(
         connection.register("events_in", events)
         for layout in view.layouts:
             mine = [a for a in wanted if a.hop_s == layout.hop_s]
+            sets = [a for a in mine if a.function == "count_distinct"]
+            exact = head == "exact"
+            columns |= distinct_counts(connection, view, layout, sets, rows, exact_head=exact)
+            mine = [a for a in mine if a not in sets]
             if mine:
                 connection.execute(tile_tables(view, layout))
                 query = _query(view, layout, mine, head)
@@ -242,7 +247,7 @@ def tile_tables(view: View, layout: Layout) -> str:
         f"CASE WHEN isnan({_quoted(c)}::DOUBLE) THEN NULL ELSE {_quoted(c)}::DOUBLE END AS {_col(c)}"
         if view.columns[c] != "string"
         else f"{_quoted(c)} AS {_col(c)}"
-        for c in dict.fromkeys(p.column for p in layout.partials)
+        for c in dict.fromkeys(p.column for p in _plain(layout))
     )
     return f"""
         CREATE OR REPLACE TEMP TABLE e AS
@@ -262,7 +267,7 @@ def _query(view: View, layout: Layout, wanted: Sequence[Aggregate], head: Head) 
     """
     longest = max(a.tiles for a in wanted)
     same = " AND ".join(f"r.k{i} = o.k{i}" for i in range(len(view.join_keys)))
-    fields = ", ".join(_quoted(p.field) for p in layout.partials)
+    fields = ", ".join(_quoted(p.field) for p in _plain(layout))
     cut = "r.tile = r.head OR " if head == "exact" else ""
     until = "AND o.ts <= r.as_of" if head == "exact" else ""
     features = ",\n".join(f"{_merged(a)} AS {_quoted(a.name)}" for a in wanted)
@@ -323,9 +328,14 @@ def _partials(layout: Layout, of: str = "") -> str:
     parts = (
         _TILE[p.kind].format(c=of + _col(p.column)).replace("(ts, id)", f"({of}ts, {of}id)")
         + f" AS {_quoted(p.field)}"
-        for p in layout.partials
+        for p in _plain(layout)
     )
     return ", ".join(parts)
+
+
+def _plain(layout: Layout) -> list[Partial]:
+    """Those that merge as numbers; sets of distinct values have a way of their own (`features.distinct_batch`)."""
+    return [p for p in layout.partials if p.kind != "distinct"]
 
 
 def _keys(view: View) -> str:

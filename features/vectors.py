@@ -122,6 +122,7 @@ class VectorReader:
         """
         _refuse_texts(plan, service)
         self.service = plan.service(service)
+        self._names = self.service.names
         self.fingerprint = plan.service_fingerprint(service)
         self.join_keys = plan.join_keys(service)
         self.entity_columns = plan.entity_columns(service)
@@ -129,6 +130,8 @@ class VectorReader:
         self._rings = Rings(stores)
         self._views = [_ViewReader(view, self.service) for view in plan.service_views(service)]
         self._row_views = [RowReader(v, self.service) for v in plan.service_row_views(service)]
+        windowed = [reader.view.name for reader in self._views]
+        self._view_names = (*windowed, *(reader.view.name for reader in self._row_views))
         self._made = _Made(plan, service)
 
     @property
@@ -211,10 +214,8 @@ class VectorReader:
             values[:, of_row.columns], ahead[:, position] = found.values, found.ahead
             age_ms[:, position] = _age(found.clock_ms, as_of_ms)
         self._made.fill(values, request or {})
-        views = (*(r.view.name for r in self._views), *(r.view.name for r in self._row_views))
-        return Vectors(
-            self.service.names, views, values, age_ms, ahead, read_at_ms, discarded, unsettled
-        )
+        names, views = self._names, self._view_names
+        return Vectors(names, views, values, age_ms, ahead, read_at_ms, discarded, unsettled)
 
 
 class _Made:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from datetime import timedelta
 
-import numpy as np
 import pandas as pd
 from feast import (
     Entity,
@@ -62,8 +61,8 @@ asked = RequestSource(
 )
 
 
-def _capped(values: pd.Series) -> pd.Series:
-    return np.minimum(values, LIMIT)
+def _capped(values: pd.Series[float]) -> pd.Series[float]:
+    return values.clip(upper=LIMIT)
 
 
 @on_demand_feature_view(

@@ -46,6 +46,12 @@ def python() -> Path:
     return PYTHON
 
 
+def pinned(package: str) -> str:
+    """The version of a package in the peers' environment."""
+    lines = PINS.read_text().splitlines()
+    return next(line.split()[0].partition("==")[2] for line in lines if line.startswith(package))
+
+
 class Peer:
     """One child. A context manager; leaving it ends the process."""
 
@@ -75,13 +81,17 @@ class Peer:
 
     def ask(self, work: str) -> Any:
         """Let the child do what it calls `work`, and wait for its value."""
-        assert self._child.stdin is not None
+        self.tell(work)
         assert self._child.stdout is not None
-        self._child.stdin.write(json.dumps(work) + "\n")
-        self._child.stdin.flush()
         answer = self._child.stdout.readline()
         assert answer, f"the peer died over {work!r}: see standard error"
         return json.loads(answer)
+
+    def tell(self, work: str) -> None:
+        """Let the child do what it calls `work`, and go on."""
+        assert self._child.stdin is not None
+        self._child.stdin.write(json.dumps(work) + "\n")
+        self._child.stdin.flush()
 
     def contender(self, work: str) -> Callable[[], Run]:
         """`work` as a contender of a race, measured in the child."""
