@@ -30,8 +30,9 @@ test: .venv/.ready jars ## every test: unit, property, behaviour on real engines
 check: lint types imports test ## exactly what CI runs: lint, types, import rules, tests
 
 .PHONY: bench
-bench: .venv/.ready jars ## the benchmarks under tests/benchmarks; writes benchmarks/results.json
+bench: .venv/.ready jars ## the benchmarks under tests/benchmarks; writes benchmarks/results.json and the tables
 	$(BIN)/python -m pytest tests/benchmarks -o python_files="bench_*.py" -s -q $(ARGS)
+	$(BIN)/python -m tests.benchmarks.table
 
 CASES ?=
 SEEDS ?= 1

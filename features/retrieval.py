@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.protos.feast.core.SavedDataset_pb2 import (
     SavedDatasetStorage as SavedDatasetStorageProto,
 )
 from feast.saved_dataset import SavedDatasetStorage
 
+from features.entity_rows import EVENT_TIMESTAMP
 from features.lake import Lake
 from features.lake_source import LakeSource
 from features.settings import StoreSettings
@@ -41,17 +44,25 @@ class SavedDatasetLakeStorage(SavedDatasetStorage):
     @staticmethod
     def from_proto(storage_proto: SavedDatasetStorageProto) -> SavedDatasetLakeStorage:
         """The storage as the registry keeps it."""
-        return SavedDatasetLakeStorage(storage_proto.custom_storage.configuration.decode())
+        return SavedDatasetLakeStorage(
+            json.loads(storage_proto.custom_storage.configuration)["table"]
+        )
+
+    @staticmethod
+    def from_data_source(data_source: DataSource) -> SavedDatasetLakeStorage:
+        """The table behind a `LakeSource`."""
+        return SavedDatasetLakeStorage(getattr(data_source, "table", data_source.name))
 
     def to_proto(self) -> SavedDatasetStorageProto:
-        """The storage as the registry keeps it."""
-        proto = SavedDatasetStorageProto()
-        proto.custom_storage.configuration = self.table.encode()
+        """The storage as the registry keeps it, with this class's name, by which any process finds it."""
+        configuration = json.dumps({"table": self.table}).encode()
+        options = DataSourceProto.CustomSourceOptions(configuration=configuration)
+        proto: SavedDatasetStorageProto = self._custom_storage_proto(options)
         return proto
 
     def to_data_source(self) -> DataSource:
         """The table as a source."""
-        return LakeSource(self.table)
+        return LakeSource(self.table, timestamp_field=EVENT_TIMESTAMP)
 
 
 class LakeRetrieval(RetrievalJob):
@@ -79,7 +90,7 @@ class LakeRetrieval(RetrievalJob):
 
     @property
     def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """Views whose values Feast computes from the answer; the compiler refuses them, a user's own `apply` does not."""
+        """Those that were asked for: Feast runs their functions on the rows."""
         return self._on_demand
 
     @property
@@ -113,7 +124,7 @@ class LakeRetrieval(RetrievalJob):
             if path.exists() and not allow_overwrite:
                 raise SavedDatasetLocationAlreadyExists(location=str(path))
             path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(self._to_arrow_internal(timeout), path)
+            pq.write_table(self.to_arrow(timeout=timeout), path)
         else:
             raise StorageUnsupported(
                 "persist",
@@ -125,7 +136,7 @@ class LakeRetrieval(RetrievalJob):
         lake = Lake(self._stores)
         if lake.exists(table):
             raise SavedDatasetLocationAlreadyExists(location=f"lake table {table}")
-        rows = in_microseconds(self._to_arrow_internal(timeout))
+        rows = in_microseconds(self.to_arrow(timeout=timeout))
         lake.create(table, rows.schema)
         lake.append(table, rows)
 

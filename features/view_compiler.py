@@ -30,7 +30,7 @@ COLUMN = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 TABLE = re.compile(r"^[A-Za-z0-9_-]+$")
 SUBSET = "The portable subset is described in features/row_sql.py."
 SYNONYMS = {"avg": "mean", "stddev": "std", "variance": "var"}
-_ARROW_TYPES: Mapping[pa.DataType, ColumnType] = {
+ARROW_TYPES: Mapping[pa.DataType, ColumnType] = {
     pa.float64(): "double",
     pa.int64(): "bigint",
     pa.string(): "string",
@@ -64,7 +64,7 @@ class ViewCompiler:
         columns = {
             field.name: kind
             for field in arrow_schema(topic.contract)
-            if (kind := _ARROW_TYPES.get(field.type)) is not None
+            if (kind := ARROW_TYPES.get(field.type)) is not None
         }
         rows = self._row_sql(columns, topic.contract.id_field)
         columns |= rows.columns if rows else {}
@@ -117,6 +117,10 @@ class ViewCompiler:
                 came,
                 "Otherwise training would read other events than serving.",
             )
+        elif batch.field_mapping or batch.created_timestamp_column:
+            came = "it maps columns, or says when a row was created"
+            mend = "Both executors go by the contract's names and by when an event was ingested."
+            self.refuse("its lake table as it is", came, mend)
         for holder, field in (
             ("the view", self.definition.timestamp_field),
             ("its stream source", stream.timestamp_field),

@@ -145,7 +145,7 @@ def test_keys_of_integers_and_of_two_columns() -> None:
         (view(Aggregation(column="sensor", function="last", time_window=HOUR)), "is a string"),
         (view(mean(name="Mean Value")), "'Mean Value'"),
         (view(mean(name="m"), mean(name="m")), "'m' is there twice"),
-        (view(), "it has none"),
+        (view(), "it names no features"),
         (view(mean(), name="Bad-Name"), "'Bad-Name'"),
         (view(mean(), ttl=timedelta(minutes=1)), "ttl of at least"),
         (view(mean(), timestamp_field="at"), "it is 'at'"),

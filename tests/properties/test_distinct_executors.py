@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features import own_events
+from features import own_fold
 from features.batch import asked_rows, compute
 from features.certify import certify
 from features.lake_tiles import lake_tiles
@@ -163,8 +163,8 @@ def test_own_events_are_folded_to_the_oracles_number(log: list[Event], share: fl
     FORMAT.apply(ring, 0, rows)
     as_of = np.array([log[-1]["event_time_ms"] if log else START_MS])
     given_own = Own(own, np.array([0]), np.array([len(log)]))
-    marked = own_events.settle(VIEW, ring, [("a",)], given_own, as_of)
-    own_events.fold(VIEW, ring, own_events.pairs(VIEW, [("a",)], given_own, as_of), as_of)
+    marked = own_fold.settle(VIEW, ring, [("a",)], given_own, as_of)
+    own_fold.fold(VIEW, ring, own_fold.pairs(VIEW, [("a",)], given_own, as_of), as_of)
     values = FORMAT.evaluate(ring, np.array([0]), as_of, NAMES)[0]
     assert not marked.any()
     assert plain(values) == oracle(log, int(as_of[0]))
