@@ -258,7 +258,7 @@ def tile_tables(view: View, layout: Layout) -> str:
         f"CASE WHEN isnan({_quoted(c)}::DOUBLE) THEN NULL ELSE {_quoted(c)}::DOUBLE END AS {_col(c)}"
         if view.columns[c] != "string"
         else f"{_quoted(c)} AS {_col(c)}"
-        for c in dict.fromkeys(p.column for p in _plain(layout))
+        for c in dict.fromkeys(p.column for p in _numbers(layout))
     )
     return f"""
         CREATE OR REPLACE TEMP TABLE e AS
@@ -278,7 +278,7 @@ def _query(view: View, layout: Layout, wanted: Sequence[Aggregate], head: Head) 
     """
     longest = max(a.tiles for a in wanted)
     same = " AND ".join(f"r.k{i} = o.k{i}" for i in range(len(view.join_keys)))
-    fields = ", ".join(_quoted(p.field) for p in _plain(layout))
+    fields = ", ".join(_quoted(p.field) for p in _numbers(layout))
     cut = "r.tile = r.head OR " if head == "exact" else ""
     until = "AND o.ts <= r.as_of" if head == "exact" else ""
     features = ",\n".join(f"{_merged(a)} AS {_quoted(a.name)}" for a in wanted)
@@ -339,12 +339,12 @@ def _partials(layout: Layout, of: str = "") -> str:
     parts = (
         _TILE[p.kind].format(c=of + _col(p.column)).replace("(ts, id)", f"({of}ts, {of}id)")
         + f" AS {_quoted(p.field)}"
-        for p in _plain(layout)
+        for p in _numbers(layout)
     )
     return ", ".join(parts)
 
 
-def _plain(layout: Layout) -> list[Partial]:
+def _numbers(layout: Layout) -> list[Partial]:
     """Those that merge as numbers; sets of distinct values have a way of their own (`features.distinct_batch`)."""
     return [p for p in layout.partials if p.kind != "distinct"]
 
