@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView
 
-from features.batch import Mode, Progress, features_as_of
+from features.batch import Mode, Progress, features_as_of, row_events
 from features.entity_rows import EVENT_TIMESTAMP
 from features.lake import Lake
 from features.lake_source import LakeSource
-from features.row_table import TIME_MS, between, view_rows
+from features.row_table import TIME_MS, between
 from features.row_view_compiler import is_windowed, row_view_of
 from features.views import Plan, Service
 from schemas.errors import HeadraceError
@@ -63,7 +63,8 @@ def asked_view(definition: FeatureView, features: Sequence[str], applied: Plan) 
     Args:
         definition: The view, with its projection.
         features: The wanted features.
-        applied: The applied plan, which windowed views must be in; views of rows say everything themselves.
+        applied: The applied plan, which windowed views must be in. Views of rows say everything themselves, but for what
+            is done to a stream's events first.
 
     Raises:
         RetrievalUnsupported: the view's rows are not in the lake.
@@ -81,7 +82,8 @@ def asked_view(definition: FeatureView, features: Sequence[str], applied: Plan) 
     if is_windowed(definition):
         plan = Plan((applied.view(definition.name),), (service,))
     else:
-        plan = Plan((), (service,), (row_view_of(definition),))
+        held = {view.name: view for view in applied.row_views if view.topic}
+        plan = Plan((), (service,), (held.get(definition.name) or row_view_of(definition),))
     mapped = definition.projection.join_key_map or {}
     keys = {name: mapped.get(name, name) for name in plan.entity_columns(_SERVICE)}
     return AskedView(definition.projection.name_to_use(), plan, keys, tuple(features))
@@ -99,7 +101,7 @@ def rows_between(
         return None
     for one in asked:
         for view in one.plan.row_views:
-            rows = view_rows(view, lake.scan(view.table))
+            rows = row_events(view, lake)
             rows = between(rows, rows[TIME_MS], start, end)
             micros = pc.multiply(rows[TIME_MS], 1000).cast(pa.timestamp("us", tz="UTC"))
             columns = {column: rows[name] for name, column in one.keys.items()}

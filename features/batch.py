@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.asked import AS_OF, CUTOFF, ROW, asked
+from features.distinct_batch import distinct_counts
+from features.on_demand_function import Column, Function, evaluate
 from features.row_batch import row_features
-from features.row_events import PLATFORM_COLUMNS, table_of
+from features.row_events import PLATFORM_COLUMNS, projected, table_of
 from features.row_table import view_rows
 from features.row_views import RowView
-from features.tiles import VARIANCE_FLOOR
+from features.tiles import VARIANCE_FLOOR, Floats
 from features.views import Aggregate, Layout, Partial, PartialKind, Plan, View
 from schemas.errors import HeadraceError
 
@@ -79,7 +81,8 @@ def features_as_of(
         plan: The applied plan.
         service: The service's name.
         source: The lake, or its tables (name → rows with contract columns and `ingest_ms`).
-        entities: The service's join keys and `event_time_ms`; in mode "known" also `known_at_ms`. Other columns pass.
+        entities: The service's join keys, the request's columns that on-demand views read, and `event_time_ms`; in mode
+            "known" also `known_at_ms`. Other columns pass.
         mode: "event": all events up to `event_time_ms`. "known": of those, what was ingested by `known_at_ms`.
         snapshots: Table → the snapshot to read, to compute the same again later.
         progress: Told after each piece of work: the view, its rows done, and of how many.
@@ -87,7 +90,7 @@ def features_as_of(
     Raises:
         EntitiesIncomplete: a needed column is missing.
     """
-    needed = [*plan.entity_columns(service), "event_time_ms"]
+    needed = [*plan.entity_columns(service), *plan.request_columns(service), "event_time_ms"]
     needed += ["known_at_ms"] if mode == "known" else []
     missing = [name for name in needed if name not in entities.column_names]
     if missing:
@@ -103,6 +106,7 @@ def features_as_of(
         values = compute(view, names, events, rows, progress=progress)
         columns |= {f"{view.name}__{name}": values[name] for name in names}
     columns |= _rows_of(plan, service, source, entities, mode, snapshots)
+    columns |= _made_of(plan, service, columns, entities)
     for name in plan.service(service).names:
         entities = entities.append_column(name, columns[name])
     return entities
@@ -122,16 +126,46 @@ def _rows_of(
         names = [f for owner, f in plan.service(service).features if owner == view.name]
         cutoff = entities["known_at_ms"] if mode == "known" else None
         rows = asked(view.join_keys, entities, cutoff)
-        events = _row_events(view, source, snapshots)
+        events = row_events(view, source, snapshots)
         values = row_features(view, names, events, rows, known=mode == "known")
         columns |= {f"{view.name}__{name}": values[name] for name in names}
     return columns
 
 
-def _row_events(view: RowView, source: Source, snapshots: Mapping[str, int] | None) -> pa.Table:
+def _made_of(
+    plan: Plan, service: str, columns: Mapping[str, pa.ChunkedArray], entities: pa.Table
+) -> dict[str, pa.ChunkedArray]:
+    """The features of the service's on-demand views, by their full names, from those of the others and the request's."""
+    views = plan.service_on_demand(service)
+    inputs = {one.full for view in views for one in view.inputs}
+    read = {name: entities[name] for name in plan.request_columns(service)}
+    read |= {name: column for name, column in columns.items() if name in inputs}
+    given = {name: _plain(column) for name, column in read.items()}
+    made = evaluate([Function(view) for view in views], given, len(entities))
+    return {
+        n: pa.chunked_array([pa.array(c, pa.float64(), from_pandas=True)]) for n, c in made.items()
+    }
+
+
+def _plain(column: pa.ChunkedArray) -> Column:
+    """Numbers as float64 with NaN for null, all else as Python has it."""
+    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
+        values: Floats = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        return values
+    listed: list[object] = column.to_pylist()
+    return listed
+
+
+def row_events(
+    view: RowView, source: Source, snapshots: Mapping[str, int] | None = None
+) -> pa.Table:
+    """The rows of the lake table behind a view of rows, after the view's row-level SQL."""
     if isinstance(source, Mapping):
-        return view_rows(view, source[view.table])
-    table = source.scan(view.table, snapshot_id=(snapshots or {}).get(view.table))
+        table = source[view.table]
+    else:
+        table = source.scan(view.table, snapshot_id=(snapshots or {}).get(view.table))
+    if view.row_sql is not None:
+        table = projected(view.row_sql, view.kinds, table)
     return view_rows(view, table)
 
 
@@ -183,6 +217,10 @@ def compute(
         connection.register("events_in", events)
         for layout in view.layouts:
             mine = [a for a in wanted if a.hop_s == layout.hop_s]
+            sets = [a for a in mine if a.function == "count_distinct"]
+            exact = head == "exact"
+            columns |= distinct_counts(connection, view, layout, sets, rows, exact_head=exact)
+            mine = [a for a in mine if a not in sets]
             if mine:
                 connection.execute(tile_tables(view, layout))
                 query = _query(view, layout, mine, head)
@@ -220,7 +258,7 @@ def tile_tables(view: View, layout: Layout) -> str:
         f"CASE WHEN isnan({_quoted(c)}::DOUBLE) THEN NULL ELSE {_quoted(c)}::DOUBLE END AS {_col(c)}"
         if view.columns[c] != "string"
         else f"{_quoted(c)} AS {_col(c)}"
-        for c in dict.fromkeys(p.column for p in layout.partials)
+        for c in dict.fromkeys(p.column for p in _plain(layout))
     )
     return f"""
         CREATE OR REPLACE TEMP TABLE e AS
@@ -240,7 +278,7 @@ def _query(view: View, layout: Layout, wanted: Sequence[Aggregate], head: Head) 
     """
     longest = max(a.tiles for a in wanted)
     same = " AND ".join(f"r.k{i} = o.k{i}" for i in range(len(view.join_keys)))
-    fields = ", ".join(_quoted(p.field) for p in layout.partials)
+    fields = ", ".join(_quoted(p.field) for p in _plain(layout))
     cut = "r.tile = r.head OR " if head == "exact" else ""
     until = "AND o.ts <= r.as_of" if head == "exact" else ""
     features = ",\n".join(f"{_merged(a)} AS {_quoted(a.name)}" for a in wanted)
@@ -301,9 +339,14 @@ def _partials(layout: Layout, of: str = "") -> str:
     parts = (
         _TILE[p.kind].format(c=of + _col(p.column)).replace("(ts, id)", f"({of}ts, {of}id)")
         + f" AS {_quoted(p.field)}"
-        for p in layout.partials
+        for p in _plain(layout)
     )
     return ", ".join(parts)
+
+
+def _plain(layout: Layout) -> list[Partial]:
+    """Those that merge as numbers; sets of distinct values have a way of their own (`features.distinct_batch`)."""
+    return [p for p in layout.partials if p.kind != "distinct"]
 
 
 def _keys(view: View) -> str:

@@ -17,7 +17,10 @@ from feast import Entity, FeatureService, FeatureView, StreamFeatureView
 from feast.data_source import DataSource
 from feast.on_demand_feature_view import OnDemandFeatureView
 
+from features.on_demand import OnDemandView
+from features.on_demand_compiler import OnDemandCompiler
 from features.refusal import PlanRefused, Refusal
+from features.row_stream_compiler import RowStreamCompiler
 from features.row_view_compiler import RowViewCompiler
 from features.row_views import RowView
 from features.view_compiler import NAME, ViewCompiler
@@ -50,7 +53,11 @@ def compile_repo(module: ModuleType, topics: Mapping[str, Topic] | None = None) 
     views, row_views, services = [], [], []
     refusals: list[Refusal] = []
     for definition in objects:
-        if isinstance(definition, StreamFeatureView):
+        if isinstance(definition, StreamFeatureView) and not definition.aggregations:
+            of_stream = RowStreamCompiler(definition, entities, known)
+            row_views.append(of_stream.row_view())
+            refusals += _at(places, definition, of_stream.refusals)
+        elif isinstance(definition, StreamFeatureView):
             compiler = ViewCompiler(definition, entities, known)
             views.append(compiler.view())
             refusals += _at(places, definition, compiler.refusals)
@@ -58,20 +65,27 @@ def compile_repo(module: ModuleType, topics: Mapping[str, Topic] | None = None) 
             of_rows = RowViewCompiler(definition, entities)
             row_views.append(of_rows.view())
             refusals += _at(places, definition, of_rows.refusals)
-        elif isinstance(definition, OnDemandFeatureView):
-            refusals += _at(places, definition, [_on_demand(definition)])
     compiled = tuple(view for view in views if view is not None)
     of_rows_compiled = tuple(view for view in row_views if view is not None)
     known_features = {v.name: {a.name for a in v.aggregates} for v in compiled}
     known_features |= {v.name: set(v.fields) for v in of_rows_compiled}
+    on_demand: list[OnDemandView | None] = []
+    for definition in objects:
+        if isinstance(definition, OnDemandFeatureView):
+            made = OnDemandCompiler(definition, module, known, known_features)
+            on_demand.append(made.view())
+            refusals += _at(places, definition, made.refusals)
+    made_compiled = tuple(view for view in on_demand if view is not None)
+    known_features |= {v.name: set(v.features) for v in made_compiled}
     for definition in objects:
         if isinstance(definition, FeatureService):
             services.append(_service(definition))
             refusals += _at(places, definition, _service_refusals(definition, known_features))
-    refusals += _doubled([*views, *row_views])
+            refusals += _at(places, definition, _unshown(services[-1], made_compiled))
+    refusals += _doubled([*views, *row_views, *on_demand])
     if refusals:
         raise PlanRefused(module.__name__, refusals)
-    return Compiled(objects, Plan(compiled, tuple(services), of_rows_compiled))
+    return Compiled(objects, Plan(compiled, tuple(services), of_rows_compiled, made_compiled))
 
 
 def _objects(found: Sequence[object]) -> list[Any]:
@@ -81,16 +95,20 @@ def _objects(found: Sequence[object]) -> list[Any]:
     return [*sources, *objects]
 
 
-def _on_demand(definition: OnDemandFeatureView) -> Refusal:
-    return Refusal(
-        f"view {definition.name}",
-        "a StreamFeatureView with aggregations, or a FeatureView of rows",
-        "it is an OnDemandFeatureView, whose function Feast would pickle",
-        "Compute it in the request, or in the model.",
-    )
+def _unshown(service: Service, views: Iterable[OnDemandView]) -> Iterator[Refusal]:
+    """What a service's features are made of must be among them: a result shows what its values came from."""
+    for view in views:
+        missing = [i for i in view.inputs if (i.view, i.feature) not in service.features]
+        if view.name in service.views and missing:
+            yield Refusal(
+                f"service {service.name}",
+                f"the inputs of on-demand view {view.name} among its features",
+                f"{missing[0].view}:{missing[0].feature} is not",
+                "Name those views beside it, or narrow its sources: `sources=[view[[…]]]`.",
+            )
 
 
-def _doubled(views: Sequence[View | RowView | None]) -> Iterator[Refusal]:
+def _doubled(views: Sequence[View | RowView | OnDemandView | None]) -> Iterator[Refusal]:
     names = [view.name for view in views if view is not None]
     for name in sorted({n for n in names if names.count(n) > 1}):
         yield Refusal(f"view {name}", "one definition of a name", "there are more", "Rename one.")
@@ -154,6 +172,7 @@ def _places(module: ModuleType, found: Mapping[str, object]) -> dict[int, str]:
         for target in statement.targets
         if isinstance(target, ast.Name)
     }
+    lines |= {s.name: s.lineno for s in tree.body if isinstance(s, ast.FunctionDef)}
     return {id(found[name]): f"{shown}:{line}" for name, line in lines.items() if name in found}
 
 

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 from feast import Entity, FeatureStore, FeatureView
 from feast.feature_service import FeatureService
+from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 
 from features import feast_yaml, plan_files
-from features.compiler import compile_repo
+from features.compiler import Compiled, compile_repo
+from features.feast_registry import HeadraceFeatureStore, code_view
 from features.lake import Lake
 from features.lake_schema import lake_schema
 from features.settings import StoreSettings
@@ -50,7 +52,7 @@ def feature_store(stores: StoreSettings) -> FeatureStore:
         offline_store={"type": "features.offline_store.HeadraceOfflineStore", "stores": stores},
         entity_key_serialization_version=ENTITY_KEY_VERSION,
     )
-    return FeatureStore(config=config)
+    return HeadraceFeatureStore(config=config)
 
 
 def plan(case: str, stores: StoreSettings) -> tuple[Plan, Diff]:
@@ -93,7 +95,9 @@ def apply(case: str, stores: StoreSettings, switch_to: Plan | None = None) -> Di
     changes = diff(plan_files.applied(stores.plan_path), compiled.plan)
     made = create_tables(case, stores)
     store = feature_store(stores)
-    store.apply(compiled.objects, objects_to_delete=_gone(store, compiled.objects), partial=False)
+    store.apply(
+        _registered(compiled), objects_to_delete=_gone(store, compiled.objects), partial=False
+    )
     feast_yaml.write(stores)
     plan_files.switch(switch_to or compiled.plan, stores.plan_path)
     return changes._replace(tables=made)
@@ -114,7 +118,17 @@ def diff(applied: Plan, wanted: Plan) -> Diff:
 def _fingerprints(of: Plan) -> dict[str, str]:
     views = {f"view {v.name}": v.fingerprint for v in of.views}
     views |= {f"view {v.name}": v.fingerprint for v in of.row_views}
+    views |= {f"view {v.name}": v.fingerprint for v in of.on_demand}
     return views | {f"service {s.name}": of.service_fingerprint(s.name) for s in of.services}
+
+
+def _registered(compiled: Compiled) -> list[Any]:
+    """The definitions as the registry gets them: on-demand views without a pickle of their function."""
+    made = {view.name: view for view in compiled.plan.on_demand}
+    return [
+        code_view(o, made[o.name]) if isinstance(o, OnDemandFeatureView) else o
+        for o in compiled.objects
+    ]
 
 
 def _gone(store: FeatureStore, objects: list[Any]) -> list[Any]:
@@ -124,14 +138,16 @@ def _gone(store: FeatureStore, objects: list[Any]) -> list[Any]:
         *store.list_feature_services(),
         *store.list_stream_feature_views(),
         *store.list_batch_feature_views(),
+        *store.registry.list_on_demand_feature_views(store.project, skip_udf=True),
         *(e for e in store.list_entities() if e.name != "__dummy"),
     ]
     return [o for o in held if not any((kind, o.name) in kept for kind in _kinds(o))]
 
 
 def _kinds(definition: object) -> tuple[str, ...]:
-    for kind, name in ((FeatureService, "service"), (FeatureView, "view"), (Entity, "entity")):
-        if isinstance(definition, kind):
+    views = (FeatureView, OnDemandFeatureView)
+    for kinds, name in ((FeatureService, "service"), (views, "view"), (Entity, "entity")):
+        if isinstance(definition, kinds):
             return (name,)
     return ()
 

@@ -193,14 +193,20 @@ class Lake:
         snapshot_id: int | None = None,
         since_ms: int | None = None,
         until_ms: int | None = None,
+        ingested_since_ms: int | None = None,
         columns: tuple[str, ...] = ("*",),
     ) -> pa.Table:
-        """Rows as Arrow: of a snapshot (else the newest), with `since_ms ≤ event_time_ms < until_ms`."""
+        """Rows as Arrow: of a snapshot (else the newest), with `since_ms ≤ event_time_ms < until_ms`.
+
+        With `ingested_since_ms`, only what was ingested then or later.
+        """
         bounds: list[BooleanExpression] = []
         if since_ms is not None:
             bounds.append(GreaterThanOrEqual("event_time_ms", since_ms))
         if until_ms is not None:
             bounds.append(LessThan("event_time_ms", until_ms))
+        if ingested_since_ms is not None:
+            bounds.append(GreaterThanOrEqual("ingest_ms", ingested_since_ms))
         source = self._load(table)
         scan = source.scan(selected_fields=columns, snapshot_id=snapshot_id)
         for bound in bounds:

@@ -87,7 +87,7 @@ class HeadraceOfflineStore(OfflineStore):
         Raises:
             RetrievalUnsupported: there is only a range of time, for windows or for views of different entities.
             EntityRowsRefused: the rows lack an instant.
-            FeastEntityDFMissingColumnsError: the rows lack a join key.
+            FeastEntityDFMissingColumnsError: the rows lack a join key, or what an on-demand view reads of a request.
         """
         lake = Lake(config.offline_store.stores)
         asked = _asked_views(config, feature_views, feature_refs, registry)
@@ -99,8 +99,10 @@ class HeadraceOfflineStore(OfflineStore):
         if known_ms is None and options.get("filter_by_created_timestamp"):
             known_ms = rows.event_time_ms
         wanted = dict.fromkeys(column for one in asked for column in one.keys.values())
-        if missing := wanted.keys() - set(rows.table.column_names):
-            raise FeastEntityDFMissingColumnsError(set(wanted), missing)
+        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
+        needed = {*wanted, *(name for view in on_demand for name in view.get_request_data_schema())}
+        if missing := needed - set(rows.table.column_names):
+            raise FeastEntityDFMissingColumnsError(needed, missing)
 
         def compute() -> pa.Table:
             table = rows.table
@@ -120,7 +122,6 @@ class HeadraceOfflineStore(OfflineStore):
             min_event_timestamp=_instant(bounds["min"].as_py()),
             max_event_timestamp=_instant(bounds["max"].as_py()),
         )
-        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         stores: StoreSettings = config.offline_store.stores
         return LakeRetrieval(
             compute, stores, metadata, full=full_feature_names, on_demand=on_demand

@@ -152,7 +152,7 @@ class HeadraceOnlineStore(OnlineStore):
             )
         for start in range(0, len(data), WRITE_ROWS_MAX):
             some = data[start : start + WRITE_ROWS_MAX]
-            opened.rings.offer(view.name, (_row(view, *one) for one in some))
+            opened.rings.offer(view.stored, (_row(view, *one) for one in some))
             if progress:
                 progress(len(some))
 
@@ -194,7 +194,7 @@ class HeadraceOnlineStore(OnlineStore):
         of_rows = opened.row_view(table)
         if of_rows:
             return opened.rings.forget(
-                of_rows.name, [_row_key(of_rows, key) for key in entity_keys]
+                of_rows.stored, [_row_key(of_rows, key) for key in entity_keys]
             )
         view = opened.plan.view(table.name)
         keys = [entity_key(_key_values(view, key)) for key in entity_keys]
@@ -237,7 +237,7 @@ class HeadraceOnlineStore(OnlineStore):
 def _read_rows(
     opened: _Opened, view: RowView, entity_keys: list[EntityKey], names: list[str] | None
 ) -> list[Row]:
-    found = opened.rings.newest(view.name, [_row_key(view, key) for key in entity_keys])
+    found = opened.rings.newest(view.stored, [_row_key(view, key) for key in entity_keys])
     now_ms = opened.as_of_ms()
     wanted = list(names or view.fields)
     rows: list[Row] = []

@@ -18,6 +18,7 @@ from features.batch import (
     Source,
     asked_rows,
     compute,
+    row_events,
     view_events,
 )
 from features.causes import (
@@ -30,6 +31,8 @@ from features.causes import (
     clock_at,
     equal,
 )
+from features.parity_made import Compared, MadeCheck
+from features.parity_rows import RowCheck, numbers
 from features.tiles import Bools, Floats, Ints
 from features.views import Aggregate, Layout, Plan, Retired, View
 
@@ -97,12 +100,9 @@ def compare(
     other = _other_definition(plan, service, served)
     by_feature: dict[str, Counter[str]] = {}
     examples: list[Example] = []
-    for view in plan.service_views(service):
-        names = [f for owner, f in plan.service(service).features if owner == view.name]
-        older = [one for one in plan.retired if one.view.name == view.name]
-        check = _ViewCheck(view, names, served, source, budget_ms, tolerance, older)
-        for name in names:
-            full = f"{view.name}__{name}"
+    for check in _checks(plan, service, served, source, budget_ms, tolerance):
+        for name in check.names:
+            full = f"{check.view.name}__{name}"
             causes = np.where(
                 other & (check.causes[name] != "equal"), "definition", check.causes[name]
             )
@@ -115,6 +115,46 @@ def compare(
         by_feature={name: dict(counts) for name, counts in by_feature.items()},
         examples=tuple(sorted(examples, key=_severity))[:EXAMPLES_MAX],
     )
+
+
+def _checks(
+    plan: Plan,
+    service: str,
+    served: pa.Table,
+    source: Source,
+    budget_ms: int,
+    tolerance: float,
+) -> list[_ViewCheck | RowCheck | MadeCheck]:
+    """Every view of the service, on-demand ones last: they are made of the others."""
+    chosen = plan.service(service)
+    checks: list[_ViewCheck | RowCheck | MadeCheck] = [
+        _ViewCheck(
+            view,
+            chosen.features_of(view.name),
+            served,
+            source,
+            budget_ms,
+            tolerance,
+            [one for one in plan.retired if one.view.name == view.name],
+        )
+        for view in plan.service_views(service)
+    ]
+    for of_rows in plan.service_row_views(service):
+        events = row_events(of_rows, source)
+        names = chosen.features_of(of_rows.name)
+        checks.append(RowCheck(of_rows, names, served, events, budget_ms, tolerance))
+    inputs = {
+        f"{check.view.name}__{name}": Compared(
+            check.served[name], check.exact[name], check.causes[name]
+        )
+        for check in checks
+        for name in check.names
+    }
+    made = (
+        MadeCheck(view, chosen.features_of(view.name), served, inputs, tolerance)
+        for view in plan.service_on_demand(service)
+    )
+    return [*checks, *made]
 
 
 class _ViewCheck:
@@ -134,7 +174,7 @@ class _ViewCheck:
         self.budget_ms, self.tolerance = budget_ms, tolerance
         self.events = view_events(view, source, served["event_time_ms"], open_end=True)
         asked = asked_rows(view, served)
-        self.served = {n: _numbers(served, f"{view.name}__{n}") for n in names}
+        self.served = {n: numbers(served, f"{view.name}__{n}") for n in names}
         self.exact = _columns(compute(view, names, self.events, asked))
         unequal = {n: ~equal(self.served[n], self.exact[n], tolerance) for n in names}
         self.causes = {n: np.where(unequal[n], "unexplained", "equal") for n in names}
@@ -211,12 +251,7 @@ def _other_definition(plan: Plan, service: str, served: pa.Table) -> Bools:
 
 
 def _columns(table: pa.Table) -> dict[str, Floats]:
-    return {name: _numbers(table, name) for name in table.column_names}
-
-
-def _numbers(table: pa.Table, name: str) -> Floats:
-    values: Floats = table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
-    return values
+    return {name: numbers(table, name) for name in table.column_names}
 
 
 def _examples(

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from feast import Entity, FeatureService, Field, KafkaSource, StreamFeatureView
+import pandas as pd
+from feast import Entity, FeatureService, Field, KafkaSource, RequestSource, StreamFeatureView
 from feast.aggregation import Aggregation
 from feast.data_format import JsonFormat
+from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, String
 from feast.value_type import ValueType
 
@@ -49,9 +51,21 @@ def _amount(function: str, window: timedelta) -> Aggregation:
     )
 
 
+def _merchants(window: timedelta) -> Aggregation:
+    """At how many merchants: a tried card is shown to many."""
+    return Aggregation(
+        column="merchant_id",
+        function="count_distinct",
+        time_window=window,
+        slide_interval=HOPS[window],
+        name=f"merchants_{LABELS[window]}",
+    )
+
+
 def _view(name: str, entities: list[Entity], aggregations: list[Aggregation]) -> StreamFeatureView:
     features = [
-        Field(name=a.name, dtype=Int64 if a.function == "count" else Float64) for a in aggregations
+        Field(name=a.name, dtype=Int64 if a.function.startswith("count") else Float64)
+        for a in aggregations
     ]
     return StreamFeatureView(
         name=name,
@@ -74,6 +88,7 @@ card_payments = _view(
         *(_amount(f, TEN_MINUTES) for f in ("count", "sum", "max")),
         *(_amount(f, HOUR) for f in ("count", "sum", "mean", "max", "last")),
         *(_amount(f, DAY) for f in ("count", "mean", "max", "std")),
+        _merchants(HOUR),
     ],
 )
 merchant_payments = _view(
@@ -102,7 +117,33 @@ card_merchant_payments = _view(
     ],
 )
 
+payment = RequestSource(name="payment", schema=[Field(name="amount", dtype=Float64)])
+
+
+@on_demand_feature_view(
+    sources=[payment, card_payments[["mean_amount_24h"]], merchant_payments[["mean_amount_1h"]]],
+    schema=[
+        Field(name="times_card_mean", dtype=Float64),
+        Field(name="times_merchant_mean", dtype=Float64),
+    ],
+)
+def payment_size(frame: pd.DataFrame) -> pd.DataFrame:
+    """This payment's amount, in what the card and the merchant are used to."""
+    return pd.DataFrame(
+        {
+            "times_card_mean": frame["amount"] / frame["mean_amount_24h"],
+            "times_merchant_mean": frame["amount"] / frame["mean_amount_1h"],
+        }
+    )
+
+
 payments_v1 = FeatureService(
     name="payments_v1",
-    features=[card_payments, merchant_payments, device_payments, card_merchant_payments],
+    features=[
+        card_payments,
+        merchant_payments,
+        device_payments,
+        card_merchant_payments,
+        payment_size,
+    ],
 )

@@ -16,12 +16,14 @@ from itertools import islice
 import pyarrow.compute as pc
 import structlog
 
+from features import row_stream
 from features.batch import Progress
 from features.feast_store import feature_store
 from features.lake import Lake
 from features.lake_tiles import lake_tiles, source_columns
 from features.ring import RingFormat
 from features.rings import EntityKey, Rings, entity_key
+from features.rows import Rows
 from features.settings import StoreSettings
 from features.tile_row import TileRow, TileRowDecoder
 from features.views import Layout, Plan, View
@@ -43,7 +45,7 @@ def rebuild(
 
     Only what windows as of the view's latest event, or later, can see. Views of the use case's own requests are left out:
     how far their rings have come is counted in offsets of the request topic, which the materializer reads again
-    itself. Views of rows go through Feast's `materialize`, which does not count: −1.
+    itself. Views of rows go through Feast's `materialize`, which does not count: −1; those of a stream's rows do count.
 
     Args:
         plan: The applied plan.
@@ -63,7 +65,11 @@ def rebuild(
         elif views is None or view.name in views:
             written[view.name] = _rebuild_rings(view, lake, rings, progress)
     rings.close()
-    of_rows = [v.name for v in plan.row_views if views is None or v.name in views]
+    chosen = [v for v in plan.row_views if views is None or v.name in views]
+    rows = Rows(stores)
+    written |= {v.name: row_stream.rebuild(v, lake, rows) for v in chosen if v.topic}
+    rows.close()
+    of_rows = [v.name for v in chosen if not v.topic]
     if of_rows:
         feature_store(stores).materialize(EPOCH, datetime.now(tz=UTC), of_rows)
     return written | dict.fromkeys(of_rows, -1)

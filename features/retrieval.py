@@ -90,7 +90,7 @@ class LakeRetrieval(RetrievalJob):
 
     @property
     def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """Views whose values Feast computes from the answer; the compiler refuses them, a user's own `apply` does not."""
+        """Those that were asked for: Feast runs their functions on the rows."""
         return self._on_demand
 
     @property
@@ -124,7 +124,7 @@ class LakeRetrieval(RetrievalJob):
             if path.exists() and not allow_overwrite:
                 raise SavedDatasetLocationAlreadyExists(location=str(path))
             path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(self._to_arrow_internal(timeout), path)
+            pq.write_table(self.to_arrow(timeout=timeout), path)
         else:
             raise StorageUnsupported(
                 "persist",
@@ -136,7 +136,7 @@ class LakeRetrieval(RetrievalJob):
         lake = Lake(self._stores)
         if lake.exists(table):
             raise SavedDatasetLocationAlreadyExists(location=f"lake table {table}")
-        rows = in_microseconds(self._to_arrow_internal(timeout))
+        rows = in_microseconds(self.to_arrow(timeout=timeout))
         lake.create(table, rows.schema)
         lake.append(table, rows)
 

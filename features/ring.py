@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from features.distinct import BLOCK_BYTES
 from features.tile_row import SEPARATOR, TileRow
-from features.tiles import EMPTY_TILE, NEUTRAL, Bools, Floats, Ints, Tiles, evaluate
+from features.tiles import EMPTY_TILE, NEUTRAL, Bools, Evaluation, Floats, Ints, Tiles
 from features.views import Layout, View
 
 # 15 digits of time, a separator, and the longest id (`schemas.events.Id`).
@@ -26,6 +27,7 @@ MAGIC = 0x48524E47  # "HRNG"
 VERSION = 1
 
 Records = NDArray[np.void]
+_Hop = tuple[Layout, list[int], Evaluation]
 
 
 class Applied(NamedTuple):
@@ -56,11 +58,16 @@ class RingFormat:
                 (f"n_{layout.hop_s}", "<i8", (layout.tiles,)),
                 (f"partials_{layout.hop_s}", "<f8", (len(layout.partials), layout.tiles)),
             ]
+            if layout.distinct:
+                shape = (len(layout.distinct), layout.tiles, BLOCK_BYTES)
+                fields.append((f"blocks_{layout.hop_s}", "u1", shape))
             if view.origin_offsets:
                 fields += _origin_fields(layout)
         self.dtype = np.dtype(fields)
         self._tiles_of_hop = {layout.hop_s: layout.tiles for layout in view.layouts}
         self._empty = self._make_empty()
+        self._blank = self._empty.tobytes()
+        self._evaluations: dict[tuple[str, ...], list[_Hop]] = {}
 
     @property
     def size(self) -> int:
@@ -87,19 +94,19 @@ class RingFormat:
         """Whether these bytes are a ring of this layout. A ring of another layout is never misread."""
         if packed is None or len(packed) != self.size:
             return False
-        return packed[:16] == self._empty.tobytes()[:16]
+        return packed[:16] == self._blank[:16]
 
     def unpack(self, packed: Sequence[bytes | None]) -> tuple[Records, int]:
         """Rings from what the store held, writable, and how many were discarded for their layout.
 
         A missing or discarded ring comes back empty (`clock_ms` −1), which is also what it means.
         """
-        blank = self._empty.tobytes()
+        blank = self._blank
         held = [ring if ring is not None and self.usable(ring) else blank for ring in packed]
         discarded = sum(
             1 for ring, kept in zip(packed, held, strict=True) if ring is not None and kept is blank
         )
-        return np.frombuffer(bytearray(b"".join(held)), self.dtype), discarded
+        return np.frombuffer(bytearray().join(held), self.dtype), discarded
 
     def apply(self, records: Records, position: int, rows: Iterable[TileRow]) -> Applied:
         """Fold tile rows into the ring at `position`, in place.
@@ -123,6 +130,9 @@ class RingFormat:
                 records[f"tile_{row.hop_s}"][position, slot] = row.tile
                 records[f"n_{row.hop_s}"][position, slot] = row.n
                 records[f"partials_{row.hop_s}"][position, :, slot] = row.partials
+                for place, block in enumerate(row.blocks):
+                    held_blocks = records[f"blocks_{row.hop_s}"][position, place]
+                    held_blocks[slot] = np.frombuffer(block, np.uint8)
                 if self.view.origin_offsets:
                     _stand(records, position, slot, row)
                 applied += 1
@@ -140,22 +150,33 @@ class RingFormat:
 
     def tiles(self, records: Records, hop_s: int) -> Tiles:
         """One hop's tiles of every ring."""
-        return Tiles(records[f"tile_{hop_s}"], records[f"partials_{hop_s}"])
+        blocks = records[f"blocks_{hop_s}"] if self.view.layout(hop_s).distinct else None
+        return Tiles(records[f"tile_{hop_s}"], records[f"partials_{hop_s}"], blocks)
 
     def evaluate(
         self, records: Records, rows: Ints, as_of_ms: Ints, names: Sequence[str]
     ) -> Floats:
         """Features as of each row's instant, `[rows, names]`; `rows` says which ring each row reads."""
         values = np.empty((len(rows), len(names)))
-        wanted = [self.view.aggregate(name) for name in names]
-        for layout in self.view.layouts:
-            columns = [i for i, a in enumerate(wanted) if a.hop_s == layout.hop_s]
-            if columns:
-                held = self.tiles(records, layout.hop_s)
-                asked = Tiles(held.indices[rows], held.partials[rows])
-                mine = [wanted[i] for i in columns]
-                values[:, columns] = evaluate(layout, asked, as_of_ms, mine)
+        for layout, columns, evaluation in self._evaluation(tuple(names)):
+            held = self.tiles(records, layout.hop_s)
+            blocks = None if held.blocks is None else held.blocks[rows]
+            asked = Tiles(held.indices[rows], held.partials[rows], blocks)
+            values[:, columns] = evaluation(asked, as_of_ms)
         return values
+
+    def _evaluation(self, names: tuple[str, ...]) -> list[_Hop]:
+        """For each hop which columns it fills and how: the same for every batch of a service."""
+        if names not in self._evaluations:
+            wanted = [self.view.aggregate(name) for name in names]
+            hops: list[_Hop] = []
+            for layout in self.view.layouts:
+                columns = [i for i, a in enumerate(wanted) if a.hop_s == layout.hop_s]
+                if columns:
+                    mine = [wanted[i] for i in columns]
+                    hops.append((layout, columns, Evaluation(layout, mine)))
+            self._evaluations[names] = hops
+        return self._evaluations[names]
 
     def ahead(self, records: Records, rows: Ints, as_of_ms: Ints) -> Bools:
         """Which rows' head tile holds an event later than the row's instant, as far as the ring's clock tells."""

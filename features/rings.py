@@ -22,6 +22,7 @@ from features.tile_row import KeyValue
 from schemas.errors import HeadraceError
 
 EntityKey = bytes
+_encode = msgspec.json.Encoder().encode
 
 # Pairs of what must be held ('' for nothing) and what shall be; the answer is which keys had something else.
 _REPLACE = """
@@ -50,7 +51,7 @@ def _tls(stores: StoreSettings) -> dict[str, Any]:
 
 def entity_key(values: Sequence[KeyValue]) -> EntityKey:
     """The canonical key of an entity, equal for equal values in whatever process it is made."""
-    return msgspec.json.encode(values)
+    return _encode(values)
 
 
 class Rings:

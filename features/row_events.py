@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 import pyarrow as pa
@@ -14,6 +14,7 @@ import sqlglot
 from sqlglot import exp
 
 from features.row_sql import DIALECT
+from features.row_views import RowSql
 from features.views import View
 
 Event = Mapping[str, Any]
@@ -22,7 +23,15 @@ Value = float | int | str | bool | None
 PLATFORM_COLUMNS = ("event_time_ms", "ingest_ms", "kafka_partition", "kafka_offset")
 
 
-def events_of(view: View, events: Iterable[Event]) -> Iterator[Event]:
+class Projected(Protocol):
+    """Whose events are something done to the stream's: a `View`, or a `RowView` with a topic."""
+
+    @property
+    def row_sql(self) -> RowSql | None:
+        """None where events are taken as they are."""
+
+
+def events_of(view: Projected, events: Iterable[Event]) -> Iterator[Event]:
     """The events as the view aggregates them: projected, and without those that its WHERE turns away."""
     rows = view.row_sql
     if rows is None:
@@ -35,18 +44,20 @@ def events_of(view: View, events: Iterable[Event]) -> Iterator[Event]:
 
 def table_of(view: View, events: pa.Table) -> pa.Table:
     """The same of a table of events, with just the columns that the view needs."""
-    rows = view.row_sql
-    if rows is None:
-        return events
-    projected = dict(rows.select)
-    passed = [n for n in (*view.columns, *PLATFORM_COLUMNS) if n not in projected]
-    columns = [_quoted(n) for n in dict.fromkeys(passed) if n in events.column_names]
-    columns += [f"{sql} AS {_quoted(name)}" for name, sql in projected.items()]
+    return events if view.row_sql is None else projected(view.row_sql, view.columns, events)
+
+
+def projected(rows: RowSql, columns: Iterable[str], events: pa.Table) -> pa.Table:
+    """A table of events after the SQL: what it makes, the columns that are needed besides, and the platform's."""
+    made = dict(rows.select)
+    passed = [n for n in (*columns, *PLATFORM_COLUMNS) if n not in made]
+    selected = [_quoted(n) for n in dict.fromkeys(passed) if n in events.column_names]
+    selected += [f"{sql} AS {_quoted(name)}" for name, sql in made.items()]
     where = f" WHERE {rows.where}" if rows.where else ""
     with duckdb.connect(":memory:") as connection:
         connection.register("events", events)
         # The text was written by `features.row_sql` from a checked tree.
-        query = f"SELECT {', '.join(columns)} FROM events{where}"  # noqa: S608
+        query = f"SELECT {', '.join(selected)} FROM events{where}"  # noqa: S608
         return connection.sql(query).to_arrow_table()
 
 

@@ -8,11 +8,15 @@ from datetime import timedelta
 from feast import Entity, FeatureView
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME
 from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.types import Bool, FeastType, Float32, Float64, Int32, Int64, String, UnixTimestamp
 
 from features.lake_source import LakeSource
 from features.refusal import Refusal
-from features.row_views import EVENT_TIME, RowView
+from features.row_views import EVENT_TIME, ColumnType, RowView
 from features.view_compiler import COLUMN, NAME, TABLE
+
+_PLAIN: Mapping[FeastType, ColumnType] = {Float64: "double", Int64: "bigint", String: "string"}
+NUMBERS = frozenset({Bool, Float32, Float64, Int32, Int64, UnixTimestamp})
 
 
 def row_view_of(
@@ -41,7 +45,16 @@ def row_view_of(
         time_column=names.get(time_column, time_column),
         created_column=names.get(created, created),
         columns=used,
+        kinds=_kinds(definition),
+        others=tuple(f.name for f in definition.features if f.dtype not in NUMBERS),
     )
+
+
+def _kinds(definition: FeatureView | OnDemandFeatureView) -> dict[str, ColumnType]:
+    """The kinds of a view's columns, where all fields are plain; else none."""
+    fields = {field.name: _PLAIN.get(field.dtype) for field in definition.features}
+    plain = {name: kind for name, kind in fields.items() if kind is not None}
+    return plain if len(plain) == len(fields) else {}
 
 
 def is_windowed(definition: object) -> bool:

@@ -50,7 +50,8 @@ def served_vectors(
     }
     answers = pa.table({name: results[name] for name in RESULT_COLUMNS[:3]} | vectors)
     answers = answers.filter(pa.array([bool(row) for row in logged], pa.bool_()))
-    keys = ("request_id", *(key.name for key in plan.join_keys(service)))
+    read = (*plan.entity_columns(service), *plan.request_columns(service))
+    keys = ("request_id", *(name for name in dict.fromkeys(read) if name not in RESULT_COLUMNS))
     requests = lake.scan(
         tables[f"{case}.requests"].table, since_ms=since_ms, until_ms=until_ms, columns=keys
     )

@@ -25,6 +25,8 @@ class StoreSettings(BaseModel):
     registry_uri: str = "sqlite:///.headrace/features/registry.db"
     plan_path: str = ".headrace/features/plan.json"
     project: str = "headrace"
+    # How often views over lake tables are brought up to their tables; 0 leaves that to `materialize`.
+    materialize_every_s: float = 60.0
     # A plain online read is as of the wall clock, or of the latest event time seen: replays of the past need "stream".
     clock: Literal["wall", "stream"] = "wall"
 

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from features import own_events
+from features import own_fold
 from features.own_events import Key, Own, OwnEvents
 from features.progress import PROGRESS_KEY, WHOLE_KEY, Progress
 from features.ring import Records, RingFormat
 from features.rings import EntityKey, Rings, entity_key
+from features.row_vectors import RowReader
 from features.settings import StoreSettings
 from features.tile_row import KeyValue
 from features.tiles import Bools, Floats, Ints
 from features.views import Plan, Service, View
 from schemas.errors import HeadraceError
 
+if TYPE_CHECKING:
+    from features.on_demand import OnDemandView
+    from features.on_demand_function import Column, Function
+
 NO_RING_AGE_MS = -1
 
 
 class RowsUnread(HeadraceError):
-    """A service has views that the scorer cannot read: it must not start rather than serve nulls for them."""
+    """A service has features that no vector can hold: the scorer must not start rather than serve nulls for them."""
 
 
 class Vectors(NamedTuple):
@@ -87,9 +93,9 @@ class _ViewReader:
     ) -> tuple[Records, Bools]:
         """The rings of the rows with their own events, and which of them were ahead."""
         keys = self.entities(entities)
-        marked = own_events.settle(self.view, records, keys, own, as_of_ms)
-        given = own_events.pairs(self.view, keys, own, as_of_ms)
-        own_events.fold(self.view, records, given, as_of_ms)
+        marked = own_fold.settle(self.view, records, keys, own, as_of_ms)
+        given = own_fold.pairs(self.view, keys, own, as_of_ms)
+        own_fold.fold(self.view, records, given, as_of_ms)
         # A ring's clock knows of events that the fold has left out.
         clock = records["clock_ms"]
         records["clock_ms"] = np.where(marked, clock, np.minimum(clock, as_of_ms))
@@ -111,20 +117,22 @@ class VectorReader:
         """Nothing is contacted before the first read.
 
         Raises:
-            RowsUnread: the service has views of rows.
+            RowsUnread: the service has features that are not numbers.
+            FunctionChanged: the function of an on-demand view is not the one that was applied.
         """
-        if rows := plan.service_row_views(service):
-            raise RowsUnread(
-                f"service {service}",
-                wanted="windowed views, which are read from rings",
-                came=f"it has views of rows: {[view.name for view in rows]}",
-                mend="Serve those through Feast's get_online_features, or send them in the request.",
-            )
+        _refuse_texts(plan, service)
         self.service = plan.service(service)
+        self._names = self.service.names
         self.fingerprint = plan.service_fingerprint(service)
         self.join_keys = plan.join_keys(service)
+        self.entity_columns = plan.entity_columns(service)
+        self.request_columns = plan.request_columns(service)
         self._rings = Rings(stores)
         self._views = [_ViewReader(view, self.service) for view in plan.service_views(service)]
+        self._row_views = [RowReader(v, self.service) for v in plan.service_row_views(service)]
+        windowed = [reader.view.name for reader in self._views]
+        self._view_names = (*windowed, *(reader.view.name for reader in self._row_views))
+        self._made = _Made(plan, service)
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -154,6 +162,7 @@ class VectorReader:
         entities: Mapping[str, Sequence[KeyValue]],
         as_of_ms: Ints,
         own: Own | None = None,
+        request: Mapping[str, Column] | None = None,
     ) -> Vectors:
         """The vectors of a batch, each as of its own instant.
 
@@ -162,22 +171,29 @@ class VectorReader:
             as_of_ms: `[rows]` epoch ms.
             own: Where the rows are requests that are feature events themselves: their place, and what was consumed
                 up to them, which is folded in.
+            request: `request_columns` → its value in each row, for on-demand views.
 
         Raises:
             OnlineStoreUnavailable: the store did not answer in time.
         """
         asked = [(reader, *reader.keys(entities)) for reader in self._views]
+        of_rows = [(reader, *reader.keys(entities, len(as_of_ms))) for reader in self._row_views]
         # Progress and wholeness come with the rings, in one answer: what they say is true of them.
         packed = self._rings.read_many(
-            [(reader.view.versioned, [*keys, *reader.extra]) for reader, keys, _ in asked]
+            [
+                *((reader.view.versioned, [*keys, *reader.extra]) for reader, keys, _ in asked),
+                *((reader.view.stored, keys) for reader, keys, _ in of_rows),
+            ]
         )
         read_at_ms = time.time_ns() // 1_000_000
-        shape = (len(as_of_ms), len(asked))
+        shape = (len(as_of_ms), len(asked) + len(of_rows))
         values = np.empty((len(as_of_ms), len(self.service.features)))
         age_ms, ahead = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=bool)
         unsettled = np.zeros(shape, dtype=bool)
         discarded = 0
-        for position, ((reader, keys, rows), held) in enumerate(zip(asked, packed, strict=True)):
+        for position, ((reader, keys, rows), held) in enumerate(
+            zip(asked, packed[: len(asked)], strict=True)
+        ):
             # The blank last ring is what rows without an entity (−1) read.
             records, unusable = reader.format.unpack([*held[: len(keys)], None])
             unsettled[:, position] = not held[len(keys)]
@@ -191,14 +207,63 @@ class VectorReader:
             values[:, reader.columns] = reader.format.evaluate(
                 records, rows, as_of_ms, reader.features
             )
-            age_ms[:, position] = _age(records, rows, as_of_ms)
-        views = self.service.views
-        return Vectors(
-            self.service.names, views, values, age_ms, ahead, read_at_ms, discarded, unsettled
+            age_ms[:, position] = _age(records["clock_ms"][rows], as_of_ms)
+        for position, (of_row, _, rows) in enumerate(of_rows, start=len(asked)):
+            found = of_row.read(packed[position], rows, as_of_ms)
+            discarded += found.discarded
+            values[:, of_row.columns], ahead[:, position] = found.values, found.ahead
+            age_ms[:, position] = _age(found.clock_ms, as_of_ms)
+        self._made.fill(values, request or {})
+        names, views = self._names, self._view_names
+        return Vectors(names, views, values, age_ms, ahead, read_at_ms, discarded, unsettled)
+
+
+class _Made:
+    """The columns of a service's vector that on-demand views make of the others and of the request."""
+
+    def __init__(self, plan: Plan, service: str) -> None:
+        views = plan.service_on_demand(service)
+        self._names = plan.service(service).names
+        made = {view.name for view in views}
+        self._columns = [i for i, (v, _) in enumerate(plan.service(service).features) if v in made]
+        self._functions = _functions(views)
+
+    def fill(self, values: Floats, request: Mapping[str, Column]) -> None:
+        if not self._functions:
+            return
+        given = {n: values[:, i] for i, n in enumerate(self._names) if i not in self._columns}
+        for function in self._functions:
+            made = function.evaluate({**given, **request}, len(values))
+            for name, column in made.items():
+                full = f"{function.view.name}__{name}"
+                if full in self._names:
+                    values[:, self._names.index(full)] = column
+
+
+def _functions(views: Sequence[OnDemandView]) -> list[Function]:
+    if not views:
+        return []
+    # pandas takes half a second, which a service without such views need not wait for.
+    module = import_module("features.on_demand_function")
+    return [module.Function(view) for view in views]
+
+
+def _refuse_texts(plan: Plan, service: str) -> None:
+    texts = [
+        f"{view.name}:{field}"
+        for view in plan.service_row_views(service)
+        for owner, field in plan.service(service).features
+        if owner == view.name and field in view.others
+    ]
+    if texts:
+        raise RowsUnread(
+            f"service {service}",
+            wanted="numbers, which are all that a vector holds",
+            came=f"{texts} are something else",
+            mend="Leave them out, or read them through Feast's get_online_features.",
         )
 
 
-def _age(records: Records, rows: Ints, as_of_ms: Ints) -> Ints:
-    clock: Ints = records["clock_ms"][rows]
+def _age(clock: Ints, as_of_ms: Ints) -> Ints:
     age = as_of_ms - clock
     return np.where(clock < 0, NO_RING_AGE_MS, np.where(age == NO_RING_AGE_MS, -2, age))

@@ -24,14 +24,14 @@ def changed_services(before: Plan, wanted: Plan) -> list[str]:
 def succeeded(before: Plan, wanted: Plan, now_ms: int) -> Plan:
     """The plan that replaces `before`: it remembers what is retired by that, besides what was."""
     stays = {view.versioned for view in wanted.views}
-    rows = {view.name for view in wanted.row_views}
+    rows = {view.stored for view in wanted.row_views}
     retired = [one for one in before.retired if one.view.versioned not in stays]
     retired += [
         Retired(view, now_ms, before.handover(view))
         for view in before.views
         if view.versioned not in stays
     ]
-    gone = dict.fromkeys([*before.retired_rows, *(view.name for view in before.row_views)])
+    gone = dict.fromkeys([*before.retired_rows, *(view.stored for view in before.row_views)])
     return msgspec.structs.replace(
         wanted,
         retired=tuple(retired),

@@ -30,7 +30,7 @@ COLUMN = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 TABLE = re.compile(r"^[A-Za-z0-9_-]+$")
 SUBSET = "The portable subset is described in features/row_sql.py."
 SYNONYMS = {"avg": "mean", "stddev": "std", "variance": "var"}
-_ARROW_TYPES: Mapping[pa.DataType, ColumnType] = {
+ARROW_TYPES: Mapping[pa.DataType, ColumnType] = {
     pa.float64(): "double",
     pa.int64(): "bigint",
     pa.string(): "string",
@@ -64,7 +64,7 @@ class ViewCompiler:
         columns = {
             field.name: kind
             for field in arrow_schema(topic.contract)
-            if (kind := _ARROW_TYPES.get(field.type)) is not None
+            if (kind := ARROW_TYPES.get(field.type)) is not None
         }
         rows = self._row_sql(columns, topic.contract.id_field)
         columns |= rows.columns if rows else {}
@@ -192,11 +192,18 @@ class ViewCompiler:
         if kind is None:
             came = f"column {asked.column!r} is not one of them"
             self.refuse(f"a column of the stream: {sorted(columns)}", came, "Correct it.", where)
-        elif kind == "string" and function not in ("count", None):
+        elif kind == "double" and function == "count_distinct":
+            self.refuse(
+                "a column of strings or integers for count_distinct",
+                f"{asked.column!r} is a double",
+                "Engines write a double in different ways; count what it stands for, e.g. a rounded BIGINT by row SQL.",
+                where,
+            )
+        elif kind == "string" and function not in ("count", "count_distinct", None):
             self.refuse(
                 f"a numeric column for {function}",
                 f"{asked.column!r} is a string",
-                "Rings hold numbers only; count is the one function of a string.",
+                "Rings hold numbers only; a string can be counted: count, count_distinct.",
                 where,
             )
         window_s, hop_s = self._window(asked, where)
@@ -212,8 +219,6 @@ class ViewCompiler:
             if function == wanted:
                 return function
         mend = f"Choose one of {sorted(PARTIALS_OF)}."
-        if wanted == "count_distinct":
-            mend = "Tiles of distinct counts do not merge without keeping the values; use count."
         self.refuse("a function that tiles can merge", f"it is {asked.function!r}", mend, where)
         return None
 

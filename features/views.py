@@ -16,12 +16,16 @@ from typing import Literal
 
 import msgspec
 
+from features.on_demand import OnDemandView
+from features.row_views import ColumnType as ColumnType  # noqa: PLC0414 - views have columns, too
+from features.row_views import RowSql as RowSql  # noqa: PLC0414
 from features.row_views import RowView
 from schemas.errors import HeadraceError
 
-Function = Literal["count", "sum", "mean", "min", "max", "std", "var", "first", "last"]
-PartialKind = Literal["count", "sum", "sumsq", "min", "max", "first", "last"]
-ColumnType = Literal["double", "bigint", "string"]
+Function = Literal[
+    "count", "sum", "mean", "min", "max", "std", "var", "first", "last", "count_distinct"
+]
+PartialKind = Literal["count", "sum", "sumsq", "min", "max", "first", "last", "distinct"]
 KeyType = Literal["bigint", "string"]
 
 # What a tile must hold so that tiles merge into the function's value.
@@ -35,6 +39,7 @@ PARTIALS_OF: dict[Function, tuple[PartialKind, ...]] = {
     "var": ("count", "sum", "sumsq"),
     "first": ("first",),
     "last": ("last",),
+    "count_distinct": ("distinct",),
 }
 
 # Tiles kept beyond the longest window. A ring that holds exactly one window loses its oldest tile as soon as an event of
@@ -87,22 +92,6 @@ class Partial(msgspec.Struct, frozen=True, order=True):
         return f"{self.kind}__{self.column}"
 
 
-class RowSql(msgspec.Struct, frozen=True):
-    """Row-level SQL before aggregation, checked and in DuckDB's words (`features.row_sql`).
-
-    Attributes:
-        select: Name and expression of each projected column.
-        where: The condition a row must meet; None for every row.
-        reads: The stream's columns that any of it reads.
-        columns: The projected columns.
-    """
-
-    select: tuple[tuple[str, str], ...]
-    where: str | None
-    reads: dict[str, ColumnType]
-    columns: dict[str, ColumnType]
-
-
 class Layout(msgspec.Struct, frozen=True):
     """The tiles of one hop in a view's ring: `tiles` slots, each with `partials` in this order."""
 
@@ -118,6 +107,11 @@ class Layout(msgspec.Struct, frozen=True):
     def index(self, kind: PartialKind, column: str) -> int:
         """The position of a partial in `partials`."""
         return self.partials.index(Partial(kind, column))
+
+    @property
+    def distinct(self) -> tuple[Partial, ...]:
+        """Those of distinct values, which have blocks of bytes besides a number (`features.distinct`)."""
+        return tuple(p for p in self.partials if p.kind == "distinct")
 
 
 class View(msgspec.Struct, frozen=True, dict=True):
@@ -233,6 +227,10 @@ class Service(msgspec.Struct, frozen=True):
         """Full names as Feast writes them: `view__feature`."""
         return tuple(f"{view}__{feature}" for view, feature in self.features)
 
+    def features_of(self, view: str) -> list[str]:
+        """Those of one view, in order."""
+        return [feature for owner, feature in self.features if owner == view]
+
     @property
     def views(self) -> tuple[str, ...]:
         """The names of its views, in order of first use."""
@@ -277,6 +275,7 @@ class Plan(msgspec.Struct, frozen=True):
     views: tuple[View, ...] = ()
     services: tuple[Service, ...] = ()
     row_views: tuple[RowView, ...] = ()
+    on_demand: tuple[OnDemandView, ...] = ()
     handovers: dict[str, Handover] = {}
     retired: tuple[Retired, ...] = ()
     retired_rows: tuple[str, ...] = ()
@@ -302,13 +301,23 @@ class Plan(msgspec.Struct, frozen=True):
 
     def service_views(self, name: str) -> tuple[View, ...]:
         """The windowed views of a service, in order of first use."""
-        rows = {view.name for view in self.row_views}
-        return tuple(self.view(view) for view in self.service(name).views if view not in rows)
+        others = {v.name for v in self.row_views} | {v.name for v in self.on_demand}
+        return tuple(self.view(view) for view in self.service(name).views if view not in others)
 
     def service_row_views(self, name: str) -> tuple[RowView, ...]:
         """The views of rows of a service, in order of first use."""
         rows = {view.name: view for view in self.row_views}
         return tuple(rows[view] for view in self.service(name).views if view in rows)
+
+    def service_on_demand(self, name: str) -> tuple[OnDemandView, ...]:
+        """The on-demand views of a service, in order of first use."""
+        made = {view.name: view for view in self.on_demand}
+        return tuple(made[view] for view in self.service(name).views if view in made)
+
+    def request_columns(self, name: str) -> tuple[str, ...]:
+        """The request's fields that a service's on-demand views read, each once."""
+        read = [field for view in self.service_on_demand(name) for field in view.request]
+        return tuple(dict.fromkeys(read))
 
     def join_keys(self, name: str) -> tuple[JoinKey, ...]:
         """Every join key that a service's windowed views need, each once."""
@@ -332,7 +341,8 @@ class Plan(msgspec.Struct, frozen=True):
         service = self.service(name)
         used = {v: [f for owner, f in service.features if owner == v] for v in service.views}
         windowed = {v.name: v.meaning(used[v.name]) for v in self.service_views(name)}
-        return windowed | {v.name: v.fingerprint for v in self.service_row_views(name)}
+        windowed |= {v.name: v.fingerprint for v in self.service_row_views(name)}
+        return windowed | {v.name: v.fingerprint for v in self.service_on_demand(name)}
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
@@ -357,6 +367,7 @@ class Plan(msgspec.Struct, frozen=True):
             views=tuple(sorted(self.views, key=lambda v: v.name)),
             services=tuple(sorted(self.services, key=lambda s: s.name)),
             row_views=tuple(sorted(self.row_views, key=lambda v: v.name)),
+            on_demand=tuple(sorted(self.on_demand, key=lambda v: v.name)),
             handovers=self.handovers,
             retired=self.retired,
             retired_rows=self.retired_rows,

@@ -40,8 +40,8 @@ class JobHealth(msgspec.Struct, frozen=True):
         checkpoint_age_s: Since the newest checkpoint was taken; None before the first.
         checkpoint_duration_ms: How long that took.
         checkpoints_failed: Since it was submitted.
-        lag_events: In its streams, beyond what it has fetched; None until its sources have, and while it does not run.
-            At most some hundreds of fetched events wait inside the job besides.
+        lag_events: In its streams, beyond what it has fetched; None until its sources have, and while it does not run
+            (then `pipelines.job_lag` tells). At most some hundreds of fetched events wait inside the job besides.
     """
 
     id: str
@@ -55,6 +55,11 @@ class JobHealth(msgspec.Struct, frozen=True):
     checkpoint_duration_ms: int | None = None
     checkpoints_failed: int | None = None
     lag_events: int | None = None
+
+    @property
+    def group(self) -> str:
+        """Its consumer group, which has the name of the topic it writes to."""
+        return self.name.partition(" [")[0]
 
     @property
     def view(self) -> str | None:

@@ -7,7 +7,7 @@ any order: at least once is enough, and offsets are committed after the write.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
@@ -18,6 +18,8 @@ from features.settings import StoreSettings
 from features.views import View
 from pipelines.polling import START_TIMEOUT_S, consumer_config, next_offsets, poll, unavailable
 from pipelines.ring_writer import RingWriter
+from pipelines.row_schedule import RowSchedule
+from pipelines.row_writer import RowFollower
 from schemas.settings import KafkaSettings
 from schemas.worker import WorkerContext
 
@@ -154,15 +156,22 @@ def run(ctx: WorkerContext, kafka: KafkaSettings, stores: StoreSettings) -> None
         KafkaUnavailable: The cluster is out of reach.
     """
     rings = Rings(stores)
-    while not ctx.stop.is_set() and not plan_files.followed(stores.plan_path):
-        ctx.report({"waiting_for_plan": 1})
-        ctx.stop.wait(0.5)
-    if not ctx.stop.is_set():
-        _keep(ctx, kafka, rings, stores.plan_path)
+    with RowFollower(ctx.case, kafka, stores) as rows, RowSchedule(stores) as loads:
+        while not ctx.stop.is_set() and not plan_files.followed(stores.plan_path):
+            ctx.report((rows.counters | loads.counters) or {"waiting_for_plan": 1})
+            ctx.stop.wait(0.5)
+        if not ctx.stop.is_set():
+            _keep(ctx, kafka, rings, stores.plan_path, lambda: rows.counters | loads.counters)
     rings.close()
 
 
-def _keep(ctx: WorkerContext, kafka: KafkaSettings, rings: Rings, plan_path: str) -> None:
+def _keep(
+    ctx: WorkerContext,
+    kafka: KafkaSettings,
+    rings: Rings,
+    plan_path: str,
+    rows: Callable[[], dict[str, int]],
+) -> None:
     stamp = plan_files.stamp(plan_path)
     views = plan_files.followed(plan_path)
     loop = _Loop(ctx, kafka, rings, views)
@@ -173,7 +182,7 @@ def _keep(ctx: WorkerContext, kafka: KafkaSettings, rings: Rings, plan_path: str
             if time.monotonic() - ticked_s < TICK_S:
                 continue
             ticked_s = time.monotonic()
-            ctx.report(loop.writer.counters)
+            ctx.report(loop.writer.counters | rows())
             loop.look()
             if (now := plan_files.stamp(plan_path)) != stamp:
                 stamp, wanted = now, plan_files.followed(plan_path)

@@ -108,14 +108,14 @@ def training_set(
     """
     lake = Lake(stores)
     module = usecase.load("schemas", case)
-    views = plan.service_views(module.SERVICE)
-    snapshots = _snapshots(lake, case, [view.table for view in views])
+    tables = [view.table for view in plan.service_views(module.SERVICE)]
+    tables += [view.table for view in plan.service_row_views(module.SERVICE)]
+    snapshots = _snapshots(lake, case, tables)
     labelled = _labelled(lake, case, snapshots, since_ms, until_ms)
     if labelled.empty:
         raise _thin(case, "to train on", ROWS_MIN, "there are none")
-    needed = list(
-        dict.fromkeys([*(k.name for k in plan.join_keys(module.SERVICE)), "event_time_ms"])
-    )
+    read = (*plan.entity_columns(module.SERVICE), *plan.request_columns(module.SERVICE))
+    needed = list(dict.fromkeys([*read, "event_time_ms"]))
     entities = pa.Table.from_pandas(labelled[needed], preserve_index=False)
     vectors = features_as_of(plan, module.SERVICE, lake, entities, snapshots=snapshots)
     names = plan.service(module.SERVICE).names

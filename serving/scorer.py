@@ -79,7 +79,7 @@ class Scorer:
         self._expected = runtime.Expected.of(case, plan)
         self._reader = VectorReader(stores, plan, contracts.SERVICE)
         self._own = self._own_reader()
-        self._join_keys = [key.name for key in self._reader.join_keys]
+        self._join_keys = self._reader.entity_columns
         self._rules = Rules(
             inputs=contracts.INPUTS,
             features=self._reader.service.names,
@@ -251,13 +251,14 @@ class Scorer:
             return None, "the online store did not answer a moment ago"
         events = [event for _, event in requests]
         entities = {name: [getattr(event, name) for event in events] for name in self._join_keys}
+        read = {name: [getattr(e, name) for e in events] for name in self._reader.request_columns}
         as_of_ms = np.array([event.event_time_ms for event in events], dtype=np.int64)
         try:
             own = self._own.of([message for message, _ in requests])
-            vectors = self._reader.read(entities, as_of_ms, own)
+            vectors = self._reader.read(entities, as_of_ms, own, read)
             # The wait comes out of the budget of a takeover, once; after that, what is missing is marked.
             while _unsettled(vectors) and self._own.may_wait():
-                vectors = self._reader.read(entities, as_of_ms, own)
+                vectors = self._reader.read(entities, as_of_ms, own, read)
         except OnlineStoreUnavailable as error:
             self._store_retry_at_s = time.monotonic() + STORE_RETRY_S
             self._counts["store_failures"] += 1

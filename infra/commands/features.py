@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from infra.commands.features_certify import certify
+from infra.commands.features_freshness import freshness
 from infra.commands.features_parity import parity
 from infra.commands.features_rebuild import rebuild
 from infra.commands.features_show import show
@@ -22,6 +23,7 @@ PIPED_WIDTH = 200
 
 app = typer.Typer(name="features", no_args_is_help=True)
 app.command("certify")(certify)
+app.command("freshness")(freshness)
 app.command("parity")(parity)
 app.command("rebuild")(rebuild)
 app.command("show")(show)
@@ -125,6 +127,15 @@ def list_features(*, as_json: bool = typer.Option(False, "--json", help="As JSON
             what = f"{one.function}({one.column})"
             window, hop = _duration(one.window_s), _duration(one.hop_s)
             table.add_row(view.name, keys, one.name, what, window, hop, view.topic)
+    for of_rows in applied.row_views:
+        keys = ", ".join(of_rows.join_keys)
+        for field in of_rows.fields:
+            origin = of_rows.topic or of_rows.table
+            table.add_row(of_rows.name, keys, field, "newest row", "", "", origin)
+    for made in applied.on_demand:
+        read = ", ".join(dict.fromkeys([*(one.view for one in made.inputs), *made.request]))
+        for field in made.features:
+            table.add_row(made.name, "", field, f"{made.function}()", "", "", read)
     console = Console()
     # Piped, a table is not cut to the width of a terminal that is not there.
     console.width = console.width if console.is_terminal else PIPED_WIDTH

@@ -67,14 +67,15 @@ def _freshness(summary: ViewSummary) -> str:
     if summary.clock_ms is None or summary.age_p50_ms is None or summary.age_p95_ms is None:
         return f"{summary.view}: no entity yet"
     clock = datetime.fromtimestamp(summary.clock_ms / 1000, UTC).isoformat(timespec="seconds")
-    p50, p95 = _length(summary.age_p50_ms), _length(summary.age_p95_ms)
+    p50, p95 = length(summary.age_p50_ms), length(summary.age_p95_ms)
     return (
         f"{summary.view}: {summary.entities:,} entities as of {clock}; newest event {p50} ago in "
         f"the median, {p95} at the 95th percentile; {summary.idle_share:.0%} idle beyond every window"
     )
 
 
-def _length(ms: int) -> str:
+def length(ms: int) -> str:
+    """A span of time in the greatest unit that it reaches."""
     for size, unit in ((DAY_MS, "d"), (HOUR_MS, "h"), (MINUTE_MS, "min")):
         if ms >= size:
             return f"{ms / size:.1f} {unit}"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from infra.settings import Settings
+    from pipelines.job_health import JobHealth
 
 app = typer.Typer()
 
@@ -81,10 +82,25 @@ def flink_jobs(settings: Settings, intake: Mapping[str, Any]) -> list[dict[str, 
     from pipelines.job_health import job_health
 
     return [
-        msgspec.structs.asdict(job)
+        msgspec.structs.asdict(_with_lag(settings, job))
         | {field: intake.get(f"{count}.{job.view}") for field, count in _LATENESS.items()}
         for job in job_health(settings.flink)
     ]
+
+
+def _with_lag(settings: Settings, job: JobHealth) -> JobHealth:
+    """The job with its lag by committed offsets, where Flink has not told it."""
+    import msgspec
+
+    from features import plan_files
+    from pipelines.job_lag import committed_lag_events
+
+    views = {view.name: view for view in plan_files.applied(settings.stores.plan_path).views}
+    if job.lag_events is not None or job.view not in views:
+        return job
+    topic = views[job.view].topic
+    lag_events = committed_lag_events(settings.kafka, job.group, topic)
+    return msgspec.structs.replace(job, lag_events=lag_events)
 
 
 def job_line(job: Mapping[str, Any]) -> str:

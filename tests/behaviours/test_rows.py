@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -27,13 +30,20 @@ from features.lake_schema import LAKE_COLUMNS
 from features.lake_source import LakeSource
 from features.online_store import HeadraceOnlineStore
 from features.refusal import PlanRefused
+from features.rings import entity_key
+from features.row_load import LOADS
+from features.row_values import number
+from features.row_views import RowView
+from features.rows import Rows
 from features.vectors import RowsUnread, VectorReader
-from features.views import Plan
+from features.views import Plan, Service
+from pipelines.row_schedule import RowSchedule
 from tests.conftest import stores_at
 from tests.pipelines import toy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from feast import FeatureStore
 
@@ -263,9 +273,45 @@ def test_a_view_of_rows_that_cannot_run_is_refused(definition: FeatureView, reas
     assert any(reason in str(r) for r in refused.value.refusals)
 
 
-def test_the_scorer_refuses_a_service_of_rows(lab: StoreSettings) -> None:
-    with pytest.raises(RowsUnread, match="shop_facts"):
-        VectorReader(lab, Plan.load(lab.plan_path), "facts_v1")
+def test_the_scorer_reads_rows(lab: StoreSettings, store: FeatureStore) -> None:
+    now_ms = int(NOW.timestamp() * 1000)
+    for name, rating, at in (("read", 4.5, NOW), ("later", 1.0, NOW + HOUR)):
+        rows = {"shop": [name], "rating": [rating], "visits": [-7], "event_time": [at]}
+        store.write_to_online_store("shop_facts", pd.DataFrame(rows))
+    reader = VectorReader(lab, Plan.load(lab.plan_path), "facts_v1")
+    assert reader.entity_columns == ("shop", "till")
+    entities: dict[str, list[Any]] = {
+        "shop": ["read", None, "later", "never"],
+        "till": [1, 1, 1, 1],
+    }
+    found = reader.read(entities, np.full(4, now_ms + 1))
+    assert found.views == ("shop_facts", "till_facts")
+    assert found.names[:2] == ("shop_facts__rating", "shop_facts__visits")
+    wanted = [[4.5, -7.0], [np.nan, np.nan], [1.0, -7.0], [np.nan, np.nan]]
+    np.testing.assert_array_equal(found.values[:, :2], wanted)  # noqa: PD011
+    assert np.isnan(found.values[:, 2:]).all()  # noqa: PD011
+    assert found.age_ms[:, 0].tolist() == [1, -1, 1 - 3_600_000, -1]
+    assert found.ahead.tolist() == [[False] * 2, [False] * 2, [True, False], [False] * 2]
+    reader.close()
+
+
+def test_the_scorer_honours_the_ttl_of_rows(lab: StoreSettings, store: FeatureStore) -> None:
+    plan = Plan.load(lab.plan_path)
+    service = Service("fresh_v1", (("fresh_facts", "rating"), ("global_facts", "visits")))
+    reader = VectorReader(lab, msgspec.structs.replace(plan, services=(service,)), "fresh_v1")
+    rows = {"shop": ["a"], "rating": [4.5], "visits": [3], "event_time": [NOW]}
+    store.write_to_online_store("fresh_facts", pd.DataFrame(rows))
+    hour_ms = int((NOW + HOUR).timestamp() * 1000)
+    found = reader.read({"shop": ["a", "a"]}, np.array([hour_ms, hour_ms + 1]))
+    np.testing.assert_array_equal(found.values[:, 0], [4.5, np.nan])  # noqa: PD011
+    reader.close()
+
+
+def test_the_scorer_refuses_a_service_of_texts(lab: StoreSettings) -> None:
+    plan = Plan.load(lab.plan_path)
+    service = Service("texts_v1", (("all_kinds", "words"),))
+    with pytest.raises(RowsUnread, match="all_kinds:words"):
+        VectorReader(lab, msgspec.structs.replace(plan, services=(service,)), "texts_v1")
 
 
 def test_a_view_that_is_gone_from_the_definitions_leaves_the_registry(
@@ -278,3 +324,64 @@ def test_a_view_that_is_gone_from_the_definitions_leaves_the_registry(
     assert changes.removed == ("view all_kinds",)
     store.refresh_registry()
     assert "all_kinds" not in {v.name for v in store.list_batch_feature_views()}
+
+
+def wait_for(schedule: RowSchedule, loads: int) -> dict[str, int]:
+    until = time.monotonic() + 30
+    while (found := schedule.counters).get("loads", 0) < loads:
+        assert time.monotonic() < until, found
+        time.sleep(0.05)
+    return found
+
+
+def test_a_view_over_a_lake_table_is_loaded_by_the_clock(
+    lab: StoreSettings, tmp_path: Path
+) -> None:
+    mine = lab.model_copy(
+        update={
+            "project": "scheduled",
+            "plan_path": str(tmp_path / "plan.json"),
+            "materialize_every_s": 0.2,
+        }
+    )
+    stations = RowView(
+        "station_facts", "station_facts", ("shop",), ("rating",), kinds={"rating": "double"}
+    )
+    texts = RowView("no_plain", "station_facts", ("shop",), ("rating",))
+    Plan(row_views=(stations, texts)).save(mine.plan_path)
+    lake, rows = Lake(mine), Rows(mine)
+    lake.create("station_facts", SCHEMA)
+    row = {"shop": "a", "till": 1, "rating": 1.5, "visits": 2, "kafka_partition": None}
+    at = {"event_time_ms": 1_000, "event_time": datetime.fromtimestamp(1, UTC), "ingest_ms": 10**12}
+
+    def append(**changes: Any) -> None:
+        lake.append("station_facts", pa.Table.from_pylist([row | at | changes], schema=SCHEMA))
+
+    def held(shop_name: str) -> float:
+        (found,) = rows.newest("station_facts", [entity_key([shop_name])])
+        return number(found.fields["rating"] if found else None)
+
+    append()
+    with RowSchedule(mine) as schedule:
+        assert wait_for(schedule, 1)["loaded_rows"] == 1
+        assert held("a") == 1.5
+        # Ingested a minute before what was loaded last, and all the same not seen yet; and one that is older than what is held.
+        append(shop="b", rating=2.5, ingest_ms=10**12 - 60_000)
+        wait_for(schedule, 2)
+        append(rating=9.0, event_time_ms=500, ingest_ms=10**12 + 1)
+        assert wait_for(schedule, 3)["load_failures"] == 0
+        assert (held("a"), held("b")) == (1.5, 2.5)
+    # What was reached is remembered: nothing is loaded twice.
+    with RowSchedule(mine) as schedule:
+        time.sleep(1)
+        assert schedule.counters.get("loads", 0) == 0
+    # A store that was lost is filled from the beginning.
+    for name in ("station_facts", LOADS):
+        rows.delete(name)
+    with RowSchedule(mine) as schedule:
+        wait_for(schedule, 1)
+        assert (held("a"), held("b")) == (1.5, 2.5)
+    assert rows.newest("no_plain", [entity_key(["a"])]) == [None]
+    for name in ("station_facts", LOADS):
+        rows.delete(name)
+    rows.close()

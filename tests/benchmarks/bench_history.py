@@ -11,6 +11,7 @@ or before the instant, and none is left), with its values of all other views, an
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -34,8 +35,8 @@ VIEWS = tuple(RowView(f"v{n}", f"v{n}", ("k",), FIELDS) for n in range(3))
 PLAN = Plan((), (Service("s", tuple((v.name, f) for v in VIEWS for f in FIELDS)),), VIEWS)
 LARGE = os.environ.get("BENCH") == "large"
 SIZES = [10_000_000] if LARGE else [10_000, 100_000, 1_000_000]
-# 100,000 took Feast's Dask store longer than a minute a run: every pair of an asked row and an event of its entity.
-DASK_ROWS_MAX = 10_000
+# Beyond these a run takes Feast's stores minutes: both make every pair of an asked row and an event of its entity.
+FEAST_ROWS_MAX = {"duckdb": 100_000, "dask": 10_000}
 
 
 def events(rows: int, seed: int) -> pa.Table:
@@ -93,9 +94,24 @@ def _timed(table: pa.Table, created: str = "") -> pa.Table:
     return table.append_column("event_timestamp", table["event_time_ms"].cast(at))
 
 
+class Files(Mapping[str, pa.Table]):
+    """Tables that are read when they are wanted, so that one stands in memory at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __getitem__(self, table: str) -> pa.Table:
+        return pq.read_table(self._folder / f"{table}.ms.parquet")
+
+    def __iter__(self) -> Iterator[str]:
+        return (view.table for view in VIEWS)
+
+    def __len__(self) -> int:
+        return len(VIEWS)
+
+
 def ours(folder: Path) -> pa.Table:
-    tables = {view.table: pq.read_table(folder / f"{view.table}.ms.parquet") for view in VIEWS}
-    return features_as_of(PLAN, "s", tables, pq.read_table(folder / "asked.ms.parquet"))
+    return features_as_of(PLAN, "s", Files(folder), pq.read_table(folder / "asked.ms.parquet"))
 
 
 def by_hand(folder: Path) -> pa.Table:
@@ -128,13 +144,15 @@ def test_bench_history(rows: int, tmp_path: Path) -> None:
     if LARGE:
         record(row("e", name, race(contenders, repeats=1), ("duckdb", "pyarrow"), "one run"))
         return
-    kinds = ["duckdb", "dask"] if rows <= DASK_ROWS_MAX else ["duckdb"]
+    kinds = [kind for kind, most in FEAST_ROWS_MAX.items() if rows <= most]
     options = {"folder": str(tmp_path), "views": [v.name for v in VIEWS], "fields": FIELDS}
     with Peer("peer_history", feast=kinds, **options) as peer:
         for kind in ("polars", *(f"feast-{kind}" for kind in kinds)):
             peer.ask(f"answer {kind}")
             theirs = pq.read_table(tmp_path / f"{kind}.parquet").drop_columns("n")
-            assert theirs.cast(found.schema).equals(found), f"{kind}: not the same answer: no number"
+            assert theirs.cast(found.schema).equals(found), (
+                f"{kind}: not the same answer: no number"
+            )
             contenders[kind] = peer.contender(kind)
         runs = race(contenders)
         record(row("e", name, runs, peer.ask("versions")))

@@ -59,6 +59,16 @@ def race(contenders: Mapping[str, Contender], repeats: int = REPEATS) -> dict[st
     return runs
 
 
+def times(work: Contender, calls: int) -> Contender:
+    """Work too short to be measured alone, many times over; `row` divides by `calls` again."""
+
+    def repeated() -> None:
+        for _ in range(calls):
+            work()
+
+    return repeated
+
+
 def ratio(one: Sequence[Run], two: Sequence[Run]) -> tuple[float, list[float]]:
     """The median of the seconds `one / two`, run by run, and its spread."""
     ratios = [a.seconds / b.seconds for a, b in zip(one, two, strict=True)]
@@ -66,15 +76,26 @@ def ratio(one: Sequence[Run], two: Sequence[Run]) -> tuple[float, list[float]]:
 
 
 def row(
-    letter: str, name: str, runs: Runs, versions: Mapping[str, str] | Sequence[str], note: str = ""
+    letter: str,
+    name: str,
+    runs: Runs,
+    versions: Mapping[str, str] | Sequence[str],
+    note: str = "",
+    calls: int = 1,
 ) -> dict[str, object]:
     """A result: `ours` and `limit` must be among the contenders, whoever else is there is a peer.
 
-    `versions` are of packages in this environment, or given whole.
+    `versions` are of packages in this environment, or given whole; a run was `calls` pieces of work.
     """
+    runs = {
+        n: [Run(r.seconds / calls, r.cpu_s / calls, r.peak_mb) for r in of]
+        for n, of in runs.items()
+    }
     to_limit, spread = ratio(runs["ours"], runs["limit"])
     peers = {n: ratio(r, runs["ours"]) for n, r in runs.items() if n not in MINE}
-    given = versions if isinstance(versions, Mapping) else {name: version(name) for name in versions}
+    given = (
+        versions if isinstance(versions, Mapping) else {name: version(name) for name in versions}
+    )
     return {
         "row": letter,
         "name": name,
@@ -87,7 +108,7 @@ def row(
         "contenders": {
             n: {
                 "ms": shown_ms(r),
-                "cpu_s": round(median(one.cpu_s for one in r), 4),
+                "cpu_s": round(median(one.cpu_s for one in r), 6),
                 "peak_mb": round(max(one.peak_mb for one in r)),
             }
             for n, r in runs.items()

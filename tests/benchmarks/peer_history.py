@@ -6,12 +6,13 @@ import json
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import polars as pl
+import polars as pl  # type: ignore[import-not-found]  # the peers' environment has it
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.types import Float64, Int64
 
@@ -64,7 +65,8 @@ def feast_read(kind: str) -> Callable[[], pd.DataFrame]:
     def read() -> pd.DataFrame:
         asked = pd.read_parquet(FOLDER / "asked.parquet")
         job = store.get_historical_features(entity_df=asked, features=refs, full_feature_names=True)
-        return job.to_df()
+        found: pd.DataFrame = job.to_df()
+        return found
 
     return read
 
@@ -81,7 +83,8 @@ def polars_read() -> pd.DataFrame:
             .collect()
         )
         asked = asked.join_asof(events, on="event_timestamp", by="k", check_sortedness=False)
-    return asked.to_pandas()
+    found: pd.DataFrame = asked.to_pandas()
+    return found
 
 
 READS: dict[str, Callable[[], pd.DataFrame]] = {"polars": polars_read}
@@ -98,7 +101,7 @@ def answered(read: Callable[[], pd.DataFrame], path: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     values: dict[str, Callable[[], object]] = {
-        f"answer {name}": lambda read=read, name=name: answered(read, FOLDER / f"{name}.parquet")
+        f"answer {name}": partial(answered, read, FOLDER / f"{name}.parquet")
         for name, read in READS.items()
     }
     packages = ("feast", "dask", "ibis-framework", "duckdb", "polars", "pandas")

@@ -28,11 +28,28 @@ def python() -> Path:
     pins = PINS.read_text()
     if not MADE.exists() or MADE.read_text() != pins:
         uv = [sys.executable, "-m", "uv"]
-        subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(HOME)], check=True)
-        sync = [*uv, "pip", "sync", "--quiet", "--python", str(PYTHON), "--require-hashes", str(PINS)]
+        subprocess.run(
+            [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(HOME)], check=True
+        )
+        sync = [
+            *uv,
+            "pip",
+            "sync",
+            "--quiet",
+            "--python",
+            str(PYTHON),
+            "--require-hashes",
+            str(PINS),
+        ]
         subprocess.run(sync, check=True)
         MADE.write_text(pins)
     return PYTHON
+
+
+def pinned(package: str) -> str:
+    """The version of a package in the peers' environment."""
+    lines = PINS.read_text().splitlines()
+    return next(line.split()[0].partition("==")[2] for line in lines if line.startswith(package))
 
 
 class Peer:
@@ -40,7 +57,14 @@ class Peer:
 
     def __init__(self, module: str, **options: object) -> None:
         self._child = subprocess.Popen(
-            [str(python()), "-W", "ignore", "-m", f"tests.benchmarks.{module}", json.dumps(options)],
+            [
+                str(python()),
+                "-W",
+                "ignore",
+                "-m",
+                f"tests.benchmarks.{module}",
+                json.dumps(options),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
@@ -57,20 +81,26 @@ class Peer:
 
     def ask(self, work: str) -> Any:
         """Let the child do what it calls `work`, and wait for its value."""
-        assert self._child.stdin is not None
+        self.tell(work)
         assert self._child.stdout is not None
-        self._child.stdin.write(json.dumps(work) + "\n")
-        self._child.stdin.flush()
         answer = self._child.stdout.readline()
         assert answer, f"the peer died over {work!r}: see standard error"
         return json.loads(answer)
+
+    def tell(self, work: str) -> None:
+        """Let the child do what it calls `work`, and go on."""
+        assert self._child.stdin is not None
+        self._child.stdin.write(json.dumps(work) + "\n")
+        self._child.stdin.flush()
 
     def contender(self, work: str) -> Callable[[], Run]:
         """`work` as a contender of a race, measured in the child."""
         return lambda: Run(*self.ask(work))
 
 
-def serve(work: Mapping[str, Callable[[], object]], values: Mapping[str, Callable[[], object]]) -> None:
+def serve(
+    work: Mapping[str, Callable[[], object]], values: Mapping[str, Callable[[], object]]
+) -> None:
     """The child's side: do what is asked until the input ends. `work` is measured, `values` are answered."""
     # Whatever a library prints must not stand among the answers.
     answers = os.fdopen(os.dup(1), "w")

@@ -25,9 +25,13 @@ class Meanwhile:
         self._thread.start()
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def finish(self) -> None:
+        """Stop before the block ends; nothing is done any more when this returns."""
         self._stop.set()
         self._thread.join()
+
+    def __exit__(self, *raised: object) -> None:
+        self.finish()
         if self._failed is not None and raised[0] is None:
             raise self._failed
 

@@ -46,7 +46,8 @@ def features(*arguments: str, data: Path, **more: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.parametrize(
-    "verb", ["plan", "apply", "list", "test", "certify", "parity", "show", "rebuild"]
+    "verb",
+    ["plan", "apply", "list", "test", "certify", "parity", "show", "freshness", "rebuild"],
 )
 def test_every_verb_has_an_example_and_json(verb: str, data: Path) -> None:
     done = features(verb, "--help", data=data, COLUMNS="200")
@@ -122,7 +123,9 @@ def test_plan_tells_the_difference_and_the_cost_where_nothing_runs(tmp_path: Pat
     assert not data.exists(), "a plan changes nothing"
 
 
-@pytest.mark.parametrize("verb", [("show", "origin_departures"), ("parity",), ("rebuild", "--yes")])
+@pytest.mark.parametrize(
+    "verb", [("show", "origin_departures"), ("freshness",), ("parity",), ("rebuild", "--yes")]
+)
 def test_what_needs_an_applied_plan_says_so(verb: tuple[str, ...], tmp_path: Path) -> None:
     done = features(*verb, data=tmp_path)
     assert done.returncode == 1

@@ -145,7 +145,8 @@ def test_definitions_become_jobs_once_and_tiles_are_whole_in_any_order(
 
     done = deploy.apply(CASE, kafka, stores, flink)
     tiles = Plan.load(stores.plan_path).view(VIEW).topic_out
-    assert (done.submitted, done.topics) == ((VIEW,), (tiles,))
+    assert (done.submitted, done.topics) == ((VIEW,), (tiles,)) == (would.submitted, would.topics)
+    assert would.diff.tables == done.diff.tables
     again = deploy.apply(CASE, kafka, stores, flink)
     assert (again.diff.unchanged, again.submitted, again.cancelled) == ((f"view {VIEW}",), (), ())
 
