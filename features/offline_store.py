@@ -16,6 +16,7 @@ from feast import FeatureView, RepoConfig
 from feast.data_source import DataSource
 from feast.errors import FeastEntityDFMissingColumnsError
 from feast.feature_logging import LoggingConfig, LoggingSource
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.offline_stores.offline_store import (
     OfflineStore,
     RetrievalJob,
@@ -145,7 +146,7 @@ class HeadraceOfflineStore(OfflineStore):
         def compute() -> pa.Table:
             view = _row_view(data_source, timestamp_field, created_timestamp_column)
             rows = _source_rows(stores, view, start_date, end_date)
-            return rows.select(list(dict.fromkeys(columns)))
+            return _of_everything(rows.select(list(dict.fromkeys(columns))), join_key_columns)
 
         return LakeRetrieval(compute, stores)
 
@@ -168,7 +169,7 @@ class HeadraceOfflineStore(OfflineStore):
         def compute() -> pa.Table:
             view = _row_view(data_source, timestamp_field, created_timestamp_column)
             rows = _source_rows(stores, view, start_date, end_date)
-            return newest_rows(rows, join_key_columns, columns)
+            return _of_everything(newest_rows(rows, join_key_columns, columns), join_key_columns)
 
         return LakeRetrieval(compute, stores)
 
@@ -268,6 +269,15 @@ def _rows_in_range(
             mend="SELECT the rows from a lake table: entity_df='SELECT … FROM …'.",
         )
     return rows
+
+
+def _of_everything(rows: pa.Table, join_keys: list[str]) -> pa.Table:
+    """The rows, with the entity that Feast invents where there is none."""
+    if join_keys:
+        return rows
+    return rows.append_column(
+        DUMMY_ENTITY_ID, pa.array([DUMMY_ENTITY_VAL] * len(rows), pa.string())
+    )
 
 
 def _row_view(source: DataSource, timestamp_field: str, created: str | None) -> RowView:

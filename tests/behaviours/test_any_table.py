@@ -82,6 +82,12 @@ weather = FeatureView(
     schema=[Field(name="place_id", dtype=Int64), Field(name="celsius", dtype=Int64)],
     source=WEATHER,
 )
+everything = FeatureView(
+    name="trips_of_all",
+    entities=[],
+    schema=[Field(name="n", dtype=Int64)],
+    source=LakeSource("trips", timestamp_field="ts", created_timestamp_column="created"),
+)
 pushed = StreamFeatureView(
     name="weather_pushed",
     entities=[place],
@@ -118,7 +124,7 @@ def load(stores: StoreSettings, table: str, frame: pd.DataFrame) -> None:
 @pytest.fixture(scope="module")
 def store(lab: StoreSettings) -> Iterator[FeatureStore]:
     made = feature_store(lab)
-    made.apply([driver, place, trips, recent, both, weather, pushed])
+    made.apply([driver, place, trips, recent, both, weather, everything, pushed])
     made.apply(
         [
             FeatureService(
@@ -242,6 +248,14 @@ def test_materialize_goes_on_where_it_stopped(store: FeatureStore) -> None:
     spans = store.get_feature_view("trips_of_driver").materialization_intervals
     assert [end for _, end in spans] == [NOW - 3 * HOUR, NOW]
     assert spans[1][0] == spans[0][1]
+
+
+def test_features_of_everything_are_materialized_and_found_again(store: FeatureStore) -> None:
+    store.materialize(NOW - DAY, NOW - 2 * HOUR, ["trips_of_all"])
+    features = ["trips_of_all:n"]
+    answer = store.get_online_features(features, [{"driver_id": 1}, {"driver_id": 9}])
+    assert answer.to_dict()["n"] == [22, 22]
+    assert history(store, at(0, 2, 9, driver_id=[1, 2, 3]), features)["n"] == [1, 22, None]
 
 
 def online(store: FeatureStore, *drivers: int | None) -> list[int | None]:
