@@ -140,14 +140,14 @@ def _made_of(
     inputs = {one.full for view in views for one in view.inputs}
     read = {name: entities[name] for name in plan.request_columns(service)}
     read |= {name: column for name, column in columns.items() if name in inputs}
-    given = {name: _column(column) for name, column in read.items()}
+    given = {name: _values_of(column) for name, column in read.items()}
     made = evaluate([Function(view) for view in views], given, len(entities))
     return {
         n: pa.chunked_array([pa.array(c, pa.float64(), from_pandas=True)]) for n, c in made.items()
     }
 
 
-def _column(column: pa.ChunkedArray) -> Column:
+def _values_of(column: pa.ChunkedArray) -> Column:
     """Numbers as float64 with NaN for null, all else as Python has it."""
     if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
         values: Floats = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
