@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from features.asked import AS_OF, CUTOFF, ROW, asked
 from features.row_batch import row_features
 from features.row_events import PLATFORM_COLUMNS, table_of
+from features.row_table import view_rows
 from features.row_views import RowView
 from features.tiles import VARIANCE_FLOOR
 from features.views import Aggregate, Layout, Partial, PartialKind, Plan, View
@@ -129,8 +130,9 @@ def _rows_of(
 
 def _row_events(view: RowView, source: Source, snapshots: Mapping[str, int] | None) -> pa.Table:
     if isinstance(source, Mapping):
-        return source[view.table]
-    return source.scan(view.table, snapshot_id=(snapshots or {}).get(view.table))
+        return view_rows(view, source[view.table])
+    table = source.scan(view.table, snapshot_id=(snapshots or {}).get(view.table))
+    return view_rows(view, table)
 
 
 def asked_rows(

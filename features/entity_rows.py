@@ -30,11 +30,13 @@ class EntityRows(NamedTuple):
         table: Every column as given, in the order given; repeated rows stay.
         event_time_ms: `[rows]`, the instant of each.
         known_at_ms: `[rows]`, until when what was ingested counts; None where the rows have no `known_at`.
+        time_column: The column that the instants are from.
     """
 
     table: pa.Table
     event_time_ms: pa.ChunkedArray
     known_at_ms: pa.ChunkedArray | None
+    time_column: str
 
 
 def entity_rows(given: object, lake: Lake) -> EntityRows:
@@ -61,8 +63,9 @@ def entity_rows(given: object, lake: Lake) -> EntityRows:
             came=f"it is {type(given).__name__}",
         )
     known = table[KNOWN_AT] if KNOWN_AT in table.column_names else None
-    instants = milliseconds(table[_time_column(table)])
-    return EntityRows(table, instants, None if known is None else milliseconds(known))
+    name = _time_column(table)
+    known_ms = None if known is None else milliseconds(known)
+    return EntityRows(table, milliseconds(table[name]), known_ms, name)
 
 
 def milliseconds(times: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -9,16 +9,17 @@ from feast import Entity, FeatureStore, FeatureView
 from feast.feature_service import FeatureService
 from feast.repo_config import RepoConfig
 
-from features import feast_yaml
+from features import feast_yaml, plan_files
 from features.compiler import compile_repo
 from features.lake import Lake
 from features.lake_schema import lake_schema
 from features.settings import StoreSettings
-from features.views import Plan, PlanUnreadable
+from features.views import Plan
 from schemas import usecase
 from schemas.topics import table_of
 
 ENTITY_KEY_VERSION = 3
+SQLITE = "sqlite:///"
 
 
 class Diff(NamedTuple):
@@ -59,29 +60,43 @@ def plan(case: str, stores: StoreSettings) -> tuple[Plan, Diff]:
         PlanRefused: some definition cannot be run.
     """
     wanted = compile_repo(usecase.load("features", case)).plan
-    return wanted, diff(_applied(stores), wanted)
+    return wanted, diff(plan_files.applied(stores.plan_path), wanted)
 
 
-def apply(case: str, stores: StoreSettings) -> Diff:
+def create_tables(case: str, stores: StoreSettings) -> tuple[str, ...]:
+    """Make the lake tables of a use case's topics that are missing; their names.
+
+    Raises:
+        LakeSchemaChanged: a lake table has other columns than its contract.
+    """
+    lake = Lake(stores)
+    tables = {t.table: t.contract for t in table_of(case).values() if t.contract}
+    made = [name for name, contract in tables.items() if lake.create(name, lake_schema(contract))]
+    return tuple(sorted(made))
+
+
+def apply(case: str, stores: StoreSettings, switch_to: Plan | None = None) -> Diff:
     """Make lake tables, register with Feast, write `plan.json`. Repeating it changes nothing.
 
     The plan is written last: whoever reads it finds tables and registry in place.
+
+    Args:
+        case: The use case.
+        stores: Where to.
+        switch_to: The plan with what is known of how its jobs began; by default just the definitions.
 
     Raises:
         PlanRefused: some definition cannot be run; nothing was changed.
         LakeSchemaChanged: a lake table has other columns than its contract; nothing was registered.
     """
     compiled = compile_repo(usecase.load("features", case))
-    applied = _applied(stores)
-    changes = diff(applied, compiled.plan)
-    lake = Lake(stores)
-    tables = {t.table: t.contract for t in table_of(case).values() if t.contract}
-    made = [name for name, contract in tables.items() if lake.create(name, lake_schema(contract))]
+    changes = diff(plan_files.applied(stores.plan_path), compiled.plan)
+    made = create_tables(case, stores)
     store = feature_store(stores)
     store.apply(compiled.objects, objects_to_delete=_gone(store, compiled.objects), partial=False)
     feast_yaml.write(stores)
-    compiled.plan.save(stores.plan_path)
-    return changes._replace(tables=tuple(sorted(made)))
+    plan_files.switch(switch_to or compiled.plan, stores.plan_path)
+    return changes._replace(tables=made)
 
 
 def diff(applied: Plan, wanted: Plan) -> Diff:
@@ -102,16 +117,6 @@ def _fingerprints(of: Plan) -> dict[str, str]:
     return views | {f"service {s.name}": of.service_fingerprint(s.name) for s in of.services}
 
 
-def _applied(stores: StoreSettings) -> Plan:
-    if not Path(stores.plan_path).exists():
-        return Plan()
-    try:
-        return Plan.load(stores.plan_path)
-    except PlanUnreadable:
-        # Written by another version: everything counts as new, and the file is replaced.
-        return Plan()
-
-
 def _gone(store: FeatureStore, objects: list[Any]) -> list[Any]:
     """What the registry has and the definitions no longer do; data sources are shared and stay."""
     kept = {(kind, o.name) for o in objects for kind in _kinds(o)}
@@ -129,3 +134,13 @@ def _kinds(definition: object) -> tuple[str, ...]:
         if isinstance(definition, kind):
             return (name,)
     return ()
+
+
+def missing_tables(case: str, stores: StoreSettings) -> tuple[str, ...]:
+    """The lake tables that applying would make; makes nothing, not even an empty catalog."""
+    wanted = sorted({t.table for t in table_of(case).values() if t.contract})
+    uri = stores.catalog_uri
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE).partition("?")[0]).exists():
+        return tuple(wanted)
+    held = set(Lake(stores).tables())
+    return tuple(table for table in wanted if table not in held)

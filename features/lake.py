@@ -140,6 +140,12 @@ class Lake:
         """(topic, partition) → the next offset to archive; empty while none was."""
         return _committed(self._load(table))
 
+    def pin(self, table: str) -> tuple[int | None, dict[tuple[str, int], int]]:
+        """The current snapshot, and the next offsets to archive after just its rows."""
+        held = self._load(table)
+        snapshot = held.current_snapshot()
+        return (snapshot.snapshot_id if snapshot else None), _committed(held)
+
     def append(self, table: str, rows: pa.Table, offsets: Offsets | None = None) -> int | None:
         """Append rows and, in the same commit, the offsets after them. Returns the snapshot's id.
 

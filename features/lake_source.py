@@ -3,43 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from feast.data_source import DataSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.repo_config import RepoConfig
+from feast.type_map import pa_to_feast_value_type
 from feast.value_type import ValueType
 
 from features.lake import Lake
 from features.lake_schema import LAKE_COLUMNS
+from features.row_views import EVENT_TIME
 from features.settings import StoreSettings
 
-EVENT_TIME = "event_time"
 FILLED_IN = {"event_time_ms", *(f.name for f in LAKE_COLUMNS)} - {EVENT_TIME}
-_VALUE_TYPES = {
-    "bool": ValueType.BOOL,
-    "int32": ValueType.INT32,
-    "int64": ValueType.INT64,
-    "double": ValueType.DOUBLE,
-    "string": ValueType.STRING,
-    "large_string": ValueType.STRING,
-    "timestamp[us, tz=UTC]": ValueType.UNIX_TIMESTAMP,
-}
+# Iceberg's lists have elements where Arrow's have items; large strings are strings, not JSON.
+_AS_ARROW_SAYS = (("large_", ""), ("<element: ", "<item: "))
 
 
 class LakeSource(DataSource):
-    """The events of one topic, as archived. Its name is the table's.
+    """The events of one topic, as archived, or the rows of any other table of the lake. Its name is the table's.
 
     Feast's own `IcebergSource` would put the catalog's address into every definition; this one leaves definitions
     the same wherever they run.
     """
 
     def __init__(
-        self, table: str, *, timestamp_field: str = EVENT_TIME, description: str = ""
+        self,
+        table: str,
+        *,
+        timestamp_field: str = EVENT_TIME,
+        created_timestamp_column: str = "",
+        field_mapping: Mapping[str, str] | None = None,
+        description: str = "",
     ) -> None:
         super().__init__(
-            name=f"lake_{table}", timestamp_field=timestamp_field, description=description
+            name=f"lake_{table}",
+            timestamp_field=timestamp_field,
+            created_timestamp_column=created_timestamp_column,
+            field_mapping=dict(field_mapping or {}),
+            description=description,
         )
         self.table = table
 
@@ -50,6 +54,8 @@ class LakeSource(DataSource):
         return LakeSource(
             options["table"],
             timestamp_field=data_source.timestamp_field,
+            created_timestamp_column=data_source.created_timestamp_column,
+            field_mapping=dict(data_source.field_mapping),
             description=data_source.description,
         )
 
@@ -60,6 +66,8 @@ class LakeSource(DataSource):
             type=DataSourceProto.CUSTOM_SOURCE,
             data_source_class_type="features.lake_source.LakeSource",
             timestamp_field=self.timestamp_field,
+            created_timestamp_column=self.created_timestamp_column,
+            field_mapping=self.field_mapping,
             description=self.description,
             custom_options=DataSourceProto.CustomSourceOptions(configuration=configuration),
         )
@@ -75,7 +83,7 @@ class LakeSource(DataSource):
     @staticmethod
     def source_datatype_to_feast_value_type() -> Callable[[str], ValueType]:
         """How the lake's column types read in Feast."""
-        return lambda kind: _VALUE_TYPES.get(kind, ValueType.UNKNOWN)
+        return _value_type
 
     def get_table_column_names_and_types(self, config: RepoConfig) -> Iterable[tuple[str, str]]:
         """The columns that a writer gives, without those that the lake fills in; Feast asks on `apply` and on writes."""
@@ -91,6 +99,15 @@ class LakeSource(DataSource):
 
     def __hash__(self) -> int:
         return hash((type(self), self.table))
+
+
+def _value_type(kind: str) -> ValueType:
+    for lake, arrow in _AS_ARROW_SAYS:
+        kind = kind.replace(lake, arrow)
+    try:
+        return pa_to_feast_value_type(kind)
+    except KeyError:
+        return ValueType.UNKNOWN
 
 
 def stores_of(config: RepoConfig) -> StoreSettings:

@@ -4,35 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import structlog
 from feast import FeatureView, RepoConfig
 from feast.data_source import DataSource
 from feast.errors import FeastEntityDFMissingColumnsError
+from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.infra.offline_stores.offline_store import (
     OfflineStore,
     RetrievalJob,
     RetrievalMetadata,
 )
 from feast.infra.registry.base_registry import BaseRegistry
+from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel
+from feast.utils import (
+    _get_requested_feature_views_to_features_dict,
+    compute_non_entity_date_range,
+)
 
-from features.batch import features_as_of
-from features.entity_rows import EntityRows, entity_rows
+from features import plan_files
+from features.asked_views import AskedView, asked_view, rows_between
+from features.batch import Mode
+from features.entity_rows import KNOWN_AT, entity_rows
+from features.feature_log import LakeLoggingDestination
 from features.lake import Lake
 from features.lake_schema import ingested_now
 from features.lake_source import LakeSource
-from features.retrieval import LakeRetrieval
+from features.retrieval import LakeRetrieval, in_microseconds
 from features.row_batch import newest_rows
+from features.row_table import TIME_MS, between, epoch_ms, stamped
+from features.row_views import EVENT_TIME, RowView
 from features.settings import StoreSettings
-from features.views import Plan, Service
 from schemas.errors import HeadraceError
 
-_SERVICE = "__retrieval"
 # Fewer rows take less than a second or two.
 ROWS_TOLD_MIN = 100_000
 
@@ -61,11 +72,11 @@ class HeadraceOfflineStore(OfflineStore):
     @staticmethod
     def get_historical_features(
         config: RepoConfig,
-        feature_views: list[FeatureView],  # noqa: ARG004 - the plan has them compiled
+        feature_views: list[FeatureView],
         feature_refs: list[str],
         entity_df: pd.DataFrame | pa.Table | str | None,
-        registry: BaseRegistry,  # noqa: ARG004
-        project: str,  # noqa: ARG004
+        registry: BaseRegistry,
+        project: str,
         full_feature_names: bool = False,  # noqa: FBT001, FBT002
         **options: Any,  # noqa: ANN401
     ) -> RetrievalJob:
@@ -73,57 +84,50 @@ class HeadraceOfflineStore(OfflineStore):
 
         `entity_df` is a data frame, an Arrow table, or a SELECT over lake tables. Where it has a column `known_at`, a row
         sees only what had been ingested by then; with Feast's option `filter_by_created_timestamp`, and without that
-        column, what had been ingested by the row's own instant.
+        column, what had been ingested by the row's own instant. Without `entity_df`, the rows are those of the views
+        of rows between `start_date` and `end_date`.
 
         Raises:
-            RetrievalUnsupported: there are no rows, only a range of time.
+            RetrievalUnsupported: there is only a range of time, and no view has rows in it.
             EntityRowsRefused: the rows lack an instant.
             FeastEntityDFMissingColumnsError: the rows lack a join key.
         """
-        if entity_df is None:
-            raise RetrievalUnsupported(
-                "get_historical_features",
-                wanted="entity_df: rows to compute windows for",
-                came="only a range of time was given",
-                mend="SELECT the rows from a lake table: entity_df='SELECT … FROM …'.",
-            )
-        stores: StoreSettings = config.offline_store.stores
-        plan = Plan.load(stores.plan_path)
-        parted = (ref.partition(":") for ref in feature_refs)
-        service = Service(_SERVICE, tuple((view, feature) for view, _, feature in parted))
-        asked = Plan(plan.views, (service,), plan.row_views)
-        lake = Lake(stores)
-        rows = entity_rows(entity_df, lake)
+        lake = Lake(config.offline_store.stores)
+        asked = _asked_views(config, feature_views, feature_refs, registry)
+        given = (
+            _rows_in_range(asked, feature_views, lake, options) if entity_df is None else entity_df
+        )
+        rows = entity_rows(given, lake)
         known_ms = rows.known_at_ms
         if known_ms is None and options.get("filter_by_created_timestamp"):
             known_ms = rows.event_time_ms
-        keys = list(asked.entity_columns(_SERVICE))
-        if missing := set(keys) - set(rows.table.column_names):
-            raise FeastEntityDFMissingColumnsError(set(keys), missing)
+        wanted = dict.fromkeys(column for one in asked for column in one.keys.values())
+        if missing := wanted.keys() - set(rows.table.column_names):
+            raise FeastEntityDFMissingColumnsError(set(wanted), missing)
 
         def compute() -> pa.Table:
-            answered = features_as_of(
-                asked,
-                _SERVICE,
-                lake,
-                _asked(rows, keys, known_ms),
-                mode="event" if known_ms is None else "known",
-                progress=_log_progress,
-            )
             table = rows.table
-            for (_, feature), name in zip(service.features, service.names, strict=True):
-                shown = name if full_feature_names else feature
-                table = table.append_column(shown, answered[name])
+            columns = {name: table[name] for name in wanted} | {TIME_MS: rows.event_time_ms}
+            columns |= {} if known_ms is None else {"known_at_ms": known_ms}
+            mode: Mode = "event" if known_ms is None else "known"
+            for one in asked:
+                values = one.answer(lake, columns, mode, _log_progress)
+                for name, column in zip(one.columns(full=full_feature_names), values, strict=True):
+                    table = table.append_column(name, column)
             return table
 
         bounds = pc.min_max(rows.event_time_ms)
         metadata = RetrievalMetadata(
             features=list(feature_refs),
-            keys=keys,
+            keys=[n for n in rows.table.column_names if n not in (rows.time_column, KNOWN_AT)],
             min_event_timestamp=_instant(bounds["min"].as_py()),
             max_event_timestamp=_instant(bounds["max"].as_py()),
         )
-        return LakeRetrieval(compute, stores, metadata, full=full_feature_names)
+        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
+        stores: StoreSettings = config.offline_store.stores
+        return LakeRetrieval(
+            compute, stores, metadata, full=full_feature_names, on_demand=on_demand
+        )
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -132,23 +136,21 @@ class HeadraceOfflineStore(OfflineStore):
         join_key_columns: list[str],
         feature_name_columns: list[str],
         timestamp_field: str,
-        created_timestamp_column: str | None = None,  # noqa: ARG004
+        created_timestamp_column: str | None = None,
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """The source's events themselves, unaggregated, between two instants."""
-        columns = (*join_key_columns, *feature_name_columns, timestamp_field)
-        table = getattr(data_source, "table", data_source.name)
+        """The source's rows themselves, unaggregated, between two instants, both included."""
+        stores: StoreSettings = config.offline_store.stores
+        made = [created_timestamp_column] if created_timestamp_column else []
+        columns = [*join_key_columns, *feature_name_columns, *made, timestamp_field]
 
         def compute() -> pa.Table:
-            return Lake(config.offline_store.stores).scan(
-                table,
-                since_ms=_epoch_ms(start_date),
-                until_ms=_epoch_ms(end_date),
-                columns=columns,
-            )
+            view = _row_view(data_source, timestamp_field, created_timestamp_column)
+            rows = _source_rows(stores, view, start_date, end_date)
+            return rows.select(list(dict.fromkeys(columns)))
 
-        return LakeRetrieval(compute, config.offline_store.stores)
+        return LakeRetrieval(compute, stores)
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -157,22 +159,48 @@ class HeadraceOfflineStore(OfflineStore):
         join_key_columns: list[str],
         feature_name_columns: list[str],
         timestamp_field: str,
-        created_timestamp_column: str | None,  # noqa: ARG004 - a lake row's is when it was ingested
+        created_timestamp_column: str | None,
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """The newest row of each entity between two instants, for `materialize`."""
+        """The newest row of each entity between two instants, both included, for `materialize`."""
         stores: StoreSettings = config.offline_store.stores
-        table = getattr(data_source, "table", data_source.name)
+        made = [created_timestamp_column] if created_timestamp_column else []
+        columns = [*join_key_columns, *feature_name_columns, *made, timestamp_field]
 
         def compute() -> pa.Table:
-            events = Lake(stores).scan(
-                table, since_ms=_epoch_ms(start_date), until_ms=(_epoch_ms(end_date) or 0) + 1
-            )
-            wanted = (*join_key_columns, *feature_name_columns, timestamp_field)
-            return newest_rows(events, join_key_columns, wanted)
+            view = _row_view(data_source, timestamp_field, created_timestamp_column)
+            rows = _source_rows(stores, view, start_date, end_date)
+            return newest_rows(rows, join_key_columns, columns)
 
         return LakeRetrieval(compute, stores)
+
+    @staticmethod
+    def write_logged_features(
+        config: RepoConfig,
+        data: pa.Table | Path,
+        source: LoggingSource,
+        logging_config: LoggingConfig,
+        registry: BaseRegistry,
+    ) -> None:
+        """Append what a feature server logged to the lake table that the service names, made on first use.
+
+        Raises:
+            RetrievalUnsupported: the service logs to another kind of place.
+        """
+        destination = logging_config.destination
+        if not isinstance(destination, LakeLoggingDestination):
+            raise RetrievalUnsupported(
+                "write_logged_features",
+                wanted="a LakeLoggingDestination",
+                came=f"it is {type(destination).__name__}",
+            )
+        logged = data if isinstance(data, pa.Table) else pq.read_table(data)
+        lake = Lake(config.offline_store.stores)
+        lake.create(
+            destination.table, in_microseconds(source.get_schema(registry).empty_table()).schema
+        )
+        lake.append(destination.table, in_microseconds(logged))
 
     @staticmethod
     def offline_write_batch(
@@ -200,10 +228,57 @@ class HeadraceOfflineStore(OfflineStore):
             progress(len(table))
 
 
-def _asked(rows: EntityRows, keys: list[str], known_ms: pa.ChunkedArray | None) -> pa.Table:
-    columns = {k: rows.table[k] for k in keys}
-    columns["event_time_ms"] = rows.event_time_ms
-    return pa.table(columns if known_ms is None else columns | {"known_at_ms": known_ms})
+def _asked_views(
+    config: RepoConfig,
+    feature_views: list[FeatureView],
+    feature_refs: list[str],
+    registry: BaseRegistry,
+) -> list[AskedView]:
+    """The views in the order asked, each with what is wanted of it; on-demand views are Feast's to compute."""
+    on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, config.project, registry)
+    wanted, _ = _get_requested_feature_views_to_features_dict(
+        feature_refs, feature_views, on_demand
+    )
+    applied = plan_files.applied(config.offline_store.stores.plan_path)
+    return [
+        asked_view(view, tuple(dict.fromkeys(names)), applied) for view, names in wanted.items()
+    ]
+
+
+def _rows_in_range(
+    asked: list[AskedView], feature_views: list[FeatureView], lake: Lake, options: dict[str, Any]
+) -> pa.Table:
+    start, end = compute_non_entity_date_range(
+        feature_views, options.get("start_date"), options.get("end_date")
+    )
+    rows = rows_between(asked, lake, start, end)
+    if rows is None:
+        raise RetrievalUnsupported(
+            "get_historical_features",
+            wanted="entity_df: rows to compute windows for",
+            came="only a range of time was given",
+            mend="SELECT the rows from a lake table: entity_df='SELECT … FROM …'.",
+        )
+    return rows
+
+
+def _row_view(source: DataSource, timestamp_field: str, created: str | None) -> RowView:
+    table = getattr(source, "table", source.name)
+    return RowView(table, table, (), (), 0, timestamp_field, created or "")
+
+
+def _source_rows(
+    stores: StoreSettings, view: RowView, start: datetime | None, end: datetime | None
+) -> pa.Table:
+    """The table's rows between two instants, stamped; the lake's own event time is looked up in its statistics."""
+    indexed = view.time_column == EVENT_TIME
+    events = Lake(stores).scan(
+        view.table,
+        since_ms=epoch_ms(start) if indexed and start else None,
+        until_ms=epoch_ms(end) + 1 if indexed and end else None,
+    )
+    rows = stamped(view, events)
+    return between(rows, rows[TIME_MS], start, end)
 
 
 def _log_progress(view: str, done: int, of: int) -> None:
@@ -213,7 +288,3 @@ def _log_progress(view: str, done: int, of: int) -> None:
 
 def _instant(at_ms: int | None) -> datetime | None:
     return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, tz=UTC)
-
-
-def _epoch_ms(instant: datetime | None) -> int | None:
-    return None if instant is None else int(instant.timestamp() * 1000)

@@ -13,26 +13,27 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.supported_async_methods import SupportedAsyncMethods
+from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
 from feast.types import Int32, Int64
 
-from features import rows
+from features import plan_files, rows
 from features.ring import RingFormat
 from features.rings import Rings, entity_key
+from features.row_view_compiler import is_windowed, row_view_of
 from features.row_views import RowView
 from features.rows import Rows
 from features.settings import StoreSettings
 from features.tile_row import KeyValue
-from features.views import Plan, View
+from features.views import View
 from schemas.errors import HeadraceError
 
 WRITE_ROWS_MAX = 5_000
@@ -58,15 +59,21 @@ class _Opened:
 
     def __init__(self, stores: StoreSettings) -> None:
         self.stores = stores
-        self.plan_ns = Path(stores.plan_path).stat().st_mtime_ns
-        self.plan = Plan.load(stores.plan_path)
+        self.plan_stamp = plan_files.stamp(stores.plan_path)
+        # Views of rows need no plan: Feast hands their whole definition along.
+        self.plan = plan_files.applied(stores.plan_path)
         self.rings = Rows(stores)
         self.row_views = {view.name: view for view in self.plan.row_views}
         self._formats: dict[str, RingFormat] = {}
 
     def outdated(self) -> bool:
         """Whether the plan was applied anew since; looking costs microseconds."""
-        return Path(self.stores.plan_path).stat().st_mtime_ns != self.plan_ns
+        return plan_files.stamp(self.stores.plan_path) != self.plan_stamp
+
+    def row_view(self, table: FeatureView | OnDemandFeatureView) -> RowView | None:
+        """What a view of rows holds, None for a windowed view; the plan's word goes before Feast's."""
+        held = self.row_views.get(table.name)
+        return held or (None if is_windowed(table) else row_view_of(table))
 
     def format(self, view: View) -> RingFormat:
         """The ring format of a view, made once."""
@@ -107,13 +114,13 @@ class HeadraceOnlineStore(OnlineStore):
         nulls.
         """
         opened = self._open(config)
-        if table.name in opened.row_views:
-            return _read_rows(opened, opened.row_views[table.name], entity_keys, requested_features)
+        if of_rows := opened.row_view(table):
+            return _read_rows(opened, of_rows, entity_keys, requested_features)
         view = opened.plan.view(table.name)
         fmt = opened.format(view)
         names = list(requested_features or [a.name for a in view.aggregates])
         keys = [entity_key(_key_values(view, key)) for key in entity_keys]
-        records, _ = fmt.unpack(opened.rings.read(view.name, keys))
+        records, _ = fmt.unpack(opened.rings.read(view.versioned, keys))
         as_of = np.full(len(keys), opened.as_of_ms())
         values = fmt.evaluate(records, np.arange(len(keys)), as_of, names)
         integers = {f.name for f in table.features if f.dtype in (Int32, Int64)}
@@ -135,7 +142,7 @@ class HeadraceOnlineStore(OnlineStore):
             OnlineWriteRefused: the view is windowed: see the module's text.
         """
         opened = self._open(config)
-        view = opened.row_views.get(table.name)
+        view = opened.row_view(table)
         if view is None:
             raise OnlineWriteRefused(
                 f"online store of view {table.name}",
@@ -184,8 +191,14 @@ class HeadraceOnlineStore(OnlineStore):
         A ring comes back with the entity's next event; the lake and the topics keep their records.
         """
         opened = self._open(config)
-        keys = [_stored_key(opened, table.name, key) for key in entity_keys]
-        return opened.rings.forget(table.name, keys)
+        of_rows = opened.row_view(table)
+        if of_rows:
+            return opened.rings.forget(
+                of_rows.name, [_row_key(of_rows, key) for key in entity_keys]
+            )
+        view = opened.plan.view(table.name)
+        keys = [entity_key(_key_values(view, key)) for key in entity_keys]
+        return opened.rings.forget(view.versioned, keys)
 
     def update(
         self,
@@ -211,9 +224,13 @@ class HeadraceOnlineStore(OnlineStore):
     @staticmethod
     def _forget(config: RepoConfig, tables: Sequence[FeatureView]) -> None:
         if tables:
-            rings = Rings(config.online_store.stores)
-            for table in tables:
-                rings.delete(table.name)
+            stores: StoreSettings = config.online_store.stores
+            rings, names = Rings(stores), {table.name for table in tables}
+            windowed = {
+                v.versioned for v in plan_files.followed(stores.plan_path) if v.name in names
+            }
+            for name in names | windowed:
+                rings.delete(name)
             rings.close()
 
 
@@ -248,12 +265,6 @@ def _row(
 def _row_key(view: RowView, key: EntityKey) -> bytes:
     given: Mapping[str, Value] = dict(zip(key.join_keys, key.entity_values, strict=True))
     return entity_key([_plain(given[name]) for name in view.join_keys])
-
-
-def _stored_key(opened: _Opened, name: str, key: EntityKey) -> bytes:
-    if name in opened.row_views:
-        return _row_key(opened.row_views[name], key)
-    return entity_key(_key_values(opened.plan.view(name), key))
 
 
 def _value(packed: bytes | None) -> Value:

@@ -31,7 +31,7 @@ from features.causes import (
     equal,
 )
 from features.tiles import Bools, Floats, Ints
-from features.views import Plan, View
+from features.views import Aggregate, Layout, Plan, Retired, View
 
 # The freshness a demo's stack keeps: an event older than this at the read had to be visible.
 BUDGET_MS = 5_000
@@ -99,7 +99,8 @@ def compare(
     examples: list[Example] = []
     for view in plan.service_views(service):
         names = [f for owner, f in plan.service(service).features if owner == view.name]
-        check = _ViewCheck(view, names, served, source, budget_ms, tolerance)
+        older = [one for one in plan.retired if one.view.name == view.name]
+        check = _ViewCheck(view, names, served, source, budget_ms, tolerance, older)
         for name in names:
             full = f"{view.name}__{name}"
             causes = np.where(
@@ -127,8 +128,9 @@ class _ViewCheck:
         source: Source,
         budget_ms: int,
         tolerance: float,
+        older: Sequence[Retired] = (),
     ) -> None:
-        self.view, self.names = view, names
+        self.view, self.names, self.older = view, names, older
         self.budget_ms, self.tolerance = budget_ms, tolerance
         self.events = view_events(view, source, served["event_time_ms"], open_end=True)
         asked = asked_rows(view, served)
@@ -143,7 +145,7 @@ class _ViewCheck:
     def _explain(self, served: pa.Table, rows: Ints, unequal: Mapping[str, Bools]) -> None:
         index = EventIndex(self.view, self.events)
         for row, read in zip(rows.tolist(), self._reads(served.take(rows)), strict=True):
-            windows: dict[tuple[int, int], Window] = {}
+            windows: dict[tuple[int, int, int], Window] = {}
             for name in self.names:
                 if unequal[name][row]:
                     value = float(self.served[name][row])
@@ -152,16 +154,39 @@ class _ViewCheck:
     def _cause(
         self,
         index: EventIndex,
-        windows: dict[tuple[int, int], Window],
+        windows: dict[tuple[int, int, int], Window],
         name: str,
         read: Read,
         value: float,
     ) -> Cause:
         aggregate = self.view.aggregate(name)
-        layout, tiles = self.view.layout(aggregate.hop_s), aggregate.tiles
-        if (aggregate.hop_s, tiles) not in windows:
-            windows[aggregate.hop_s, tiles] = Window(index, layout, tiles, read, self.budget_ms)
-        window = windows[aggregate.hop_s, tiles]
+        cause: Cause = "unexplained"
+        for layout in self._layouts(aggregate.hop_s, read):
+            if cause == "unexplained":
+                cause = self._cause_in(index, windows, layout, aggregate, read, value)
+        return cause
+
+    def _layouts(self, hop_s: int, read: Read) -> Iterator[Layout]:
+        """Those of the rings that may have been read: the plan's, and before it was, the one of that time."""
+        yield self.view.layout(hop_s)
+        for one in self.older:
+            if read.read_at_ms <= one.until_ms + self.budget_ms:
+                yield from (layout for layout in one.view.layouts if layout.hop_s == hop_s)
+
+    def _cause_in(
+        self,
+        index: EventIndex,
+        windows: dict[tuple[int, int, int], Window],
+        layout: Layout,
+        aggregate: Aggregate,
+        read: Read,
+        value: float,
+    ) -> Cause:
+        tiles = aggregate.tiles
+        place = (aggregate.hop_s, tiles, layout.tiles)
+        if place not in windows:
+            windows[place] = Window(index, layout, tiles, read, self.budget_ms)
+        window = windows[place]
         cause = cause_of(index, window, aggregate, value, self.tolerance)
         for overwritten in window.alternatives:
             if cause != "unexplained":

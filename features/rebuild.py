@@ -8,25 +8,22 @@ topic on its start, and so brings what the lake does not have yet.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from itertools import groupby, islice
-from typing import Any
+from itertools import islice
 
-import duckdb
-import pyarrow as pa
 import pyarrow.compute as pc
 import structlog
 
-from features.batch import Progress, tile_tables
+from features.batch import Progress
 from features.feast_store import feature_store
 from features.lake import Lake
+from features.lake_tiles import lake_tiles, source_columns
 from features.ring import RingFormat
 from features.rings import EntityKey, Rings, entity_key
-from features.row_events import PLATFORM_COLUMNS, table_of
 from features.settings import StoreSettings
-from features.tile_row import TileRow
-from features.tiles import NEUTRAL
+from features.tile_row import TileRow, TileRowDecoder
 from features.views import Layout, Plan, View
 
 # A ring is 1–10 kB and travels three times.
@@ -76,7 +73,7 @@ def _rebuild_rings(view: View, lake: Lake, rings: Rings, progress: Progress | No
     clock_ms = _clock_ms(lake, view)
     if clock_ms is None:
         return 0
-    tiles = _tiles(view, _events(view, lake, clock_ms), clock_ms)
+    tiles = _tiles(view, lake, clock_ms)
     remaining, done = iter(tiles.items()), 0
     while some := dict(islice(remaining, BATCH_RINGS)):
         _offer(view, rings, some)
@@ -90,12 +87,12 @@ def _offer(view: View, rings: Rings, tiles: Mapping[EntityKey, list[TileRow]]) -
     """Fold tiles into whatever rings are there, again where somebody else wrote in between."""
     fmt, missing = RingFormat(view), list(tiles)
     while missing:
-        held = rings.read(view.name, missing)
+        held = rings.read(view.versioned, missing)
         records, _ = fmt.unpack(held)
         for position, key in enumerate(missing):
             fmt.apply(records, position, tiles[key])
         packed = [records[i : i + 1].tobytes() for i in range(len(missing))]
-        missing = rings.replace(view.name, list(zip(missing, held, packed, strict=True)))
+        missing = rings.replace(view.versioned, list(zip(missing, held, packed, strict=True)))
 
 
 def _clock_ms(lake: Lake, view: View) -> int | None:
@@ -103,60 +100,16 @@ def _clock_ms(lake: Lake, view: View) -> int | None:
     return None if latest is None else int(latest)
 
 
-def _events(view: View, lake: Lake, clock_ms: int) -> pa.Table:
-    """The events of every tile that a ring can hold beside the latest one."""
-    since_ms = min(_oldest(layout, clock_ms) * layout.hop_ms for layout in view.layouts)
-    columns = tuple(dict.fromkeys([*view.source_columns, *PLATFORM_COLUMNS]))
-    return table_of(view, lake.scan(view.table, since_ms=since_ms, columns=columns))
-
-
 def _oldest(layout: Layout, clock_ms: int) -> int:
     return clock_ms // layout.hop_ms - layout.tiles + 1
 
 
-def _tiles(view: View, events: pa.Table, clock_ms: int) -> dict[EntityKey, list[TileRow]]:
-    tiles: dict[EntityKey, list[TileRow]] = {}
-    with duckdb.connect(":memory:") as connection:
-        connection.register("events_in", events)
-        for layout in view.layouts:
-            connection.execute(tile_tables(view, layout))
-            rows = connection.sql(_counted(view, layout, clock_ms)).to_arrow_table().to_pylist()
-            for key, mine in groupby(rows, lambda row: _entity(view, row)):
-                tiles.setdefault(key, []).extend(_tile_row(layout, row) for row in mine)
+def _tiles(view: View, lake: Lake, clock_ms: int) -> dict[EntityKey, list[TileRow]]:
+    """The tiles that a ring can hold beside the latest one, by entity."""
+    since_ms = {o.hop_s: _oldest(o, clock_ms) * o.hop_ms for o in view.layouts}
+    events = lake.scan(view.table, since_ms=min(since_ms.values()), columns=source_columns(view))
+    decoder = TileRowDecoder(view)
+    tiles: dict[EntityKey, list[TileRow]] = defaultdict(list)
+    for keys, row in filter(None, map(decoder.of, lake_tiles(view, events, since_ms))):
+        tiles[entity_key(keys)].append(row)
     return tiles
-
-
-def _counted(view: View, layout: Layout, clock_ms: int) -> str:
-    """The hop's tiles, each with its count of events and where it came from, entity by entity."""
-    keys = [f"k{i}" for i in range(len(view.join_keys))]
-    same = " AND ".join(f"t.{k} = c.{k}" for k in keys)
-    own = ", ".join(f'"{key.name}" AS {k}' for k, key in zip(keys, view.join_keys, strict=True))
-    return f"""
-        WITH counted AS (
-            SELECT {own}, event_time_ms // {layout.hop_ms} AS tile, count(*) AS n,
-                   max(event_time_ms) AS clock_ms, max(kafka_offset) AS source_offset,
-                   max(kafka_partition) AS source_partition
-            FROM events_in GROUP BY ALL
-        )
-        SELECT t.*, c.n, c.clock_ms, c.source_offset, c.source_partition
-        FROM tiles t JOIN counted c ON {same} AND t.tile = c.tile
-        WHERE t.tile >= {_oldest(layout, clock_ms)}
-        ORDER BY {", ".join(f"t.{k}" for k in keys)}
-    """  # noqa: S608 - names come from a compiled plan
-
-
-def _entity(view: View, row: Mapping[str, Any]) -> EntityKey:
-    return entity_key([row[f"k{i}"] for i in range(len(view.join_keys))])
-
-
-def _tile_row(layout: Layout, row: Mapping[str, Any]) -> TileRow:
-    values = ((row[p.field], NEUTRAL[p.kind]) for p in layout.partials)
-    return TileRow(
-        hop_s=layout.hop_s,
-        tile=row["tile"],
-        n=row["n"],
-        partials=tuple(float(neutral if v is None else v) for v, neutral in values),
-        clock_ms=row["clock_ms"],
-        source_offset=-1 if row["source_offset"] is None else row["source_offset"],
-        source_partition=-1 if row["source_partition"] is None else row["source_partition"],
-    )

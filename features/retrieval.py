@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -64,11 +64,13 @@ class LakeRetrieval(RetrievalJob):
         metadata: RetrievalMetadata | None = None,
         *,
         full: bool = False,
+        on_demand: Sequence[OnDemandFeatureView] = (),
     ) -> None:
         self._compute = compute
         self._stores = stores
         self._metadata = metadata
         self._full = full
+        self._on_demand = list(on_demand)
 
     @property
     def full_feature_names(self) -> bool:
@@ -77,8 +79,8 @@ class LakeRetrieval(RetrievalJob):
 
     @property
     def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """None: the compiler refuses them."""
-        return []
+        """Views whose values Feast computes from the answer; the compiler refuses them, a user's own `apply` does not."""
+        return self._on_demand
 
     @property
     def metadata(self) -> RetrievalMetadata | None:

@@ -1,7 +1,8 @@
 """Rings in Redis, and the stream's clock.
 
-A ring is the value of `<project>:<view>:<entity key>`, where the entity key is the JSON array of the join keys' values
-in the view's order, without spaces: `headrace:aircraft_departures:["N14228"]`. The stream's clock is the sorted set
+A ring is the value of `<project>:<view>.<version>:<entity key>`, where the entity key is the JSON array of the join keys'
+values in the view's order, without spaces: `headrace:aircraft_departures.5a3e91c4:["N14228"]`. "View" below is
+`View.versioned`. The stream's clock is the sorted set
 `<project>:clock`, one member a view, whose score is the latest event time that the view has seen.
 """
 

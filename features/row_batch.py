@@ -22,7 +22,7 @@ def row_features(
     Args:
         view: The view.
         names: The wanted fields.
-        events: The lake table's rows.
+        events: The lake table's rows (`features.row_table`).
         asked: Row numbers, instants, cutoffs and the view's join keys (`features.asked`).
         known: Whether what was ingested after the cutoff is left out.
     """

@@ -2,16 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from feast import Entity, FeatureView
-from feast.feature_view import DUMMY_ENTITY_NAME
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME
+from feast.on_demand_feature_view import OnDemandFeatureView
 
-from features.lake_source import EVENT_TIME, LakeSource
+from features.lake_source import LakeSource
 from features.refusal import Refusal
-from features.row_views import RowView
+from features.row_views import EVENT_TIME, RowView
 from features.view_compiler import COLUMN, NAME, TABLE
+
+
+def row_view_of(
+    definition: FeatureView | OnDemandFeatureView, join_keys: Sequence[str] | None = None
+) -> RowView:
+    """What a definition says of its rows; for the stores, which Feast hands definitions that were never compiled.
+
+    Args:
+        definition: A view that Feast has applied; or one kept on write whose values a function made.
+        join_keys: The columns that name an entity; those that Feast inferred if None.
+    """
+    source = getattr(definition, "batch_source", None)
+    keys = definition.join_keys if join_keys is None else join_keys
+    names = {name: column for column, name in (source.field_mapping if source else {}).items()}
+    fields = tuple(field.name for field in definition.features)
+    used = {name: names[name] for name in (*keys, *fields) if name in names}
+    time_column = source.timestamp_field if source else EVENT_TIME
+    created = (source.created_timestamp_column if source else "") or ""
+    ttl = getattr(definition, "ttl", None) or timedelta()
+    return RowView(
+        name=definition.name,
+        table=str(getattr(source, "table", None) or getattr(source, "name", "")),
+        join_keys=tuple(k for k in keys if k != DUMMY_ENTITY_ID),
+        fields=fields,
+        ttl_s=int(ttl.total_seconds()),
+        time_column=names.get(time_column, time_column),
+        created_column=names.get(created, created),
+        columns=used,
+    )
+
+
+def is_windowed(definition: object) -> bool:
+    """Whether a view aggregates, and so is read from rings and tiles."""
+    return bool(getattr(definition, "aggregations", None))
 
 
 class RowViewCompiler:
@@ -34,9 +69,6 @@ class RowViewCompiler:
         if not isinstance(source, LakeSource):
             came = f"its batch source is a {type(source).__name__}"
             self._refuse("a LakeSource behind it", came, "Put the rows into a lake table.")
-        elif source.timestamp_field != EVENT_TIME:
-            came = f"it is {source.timestamp_field!r}"
-            self._refuse(f"timestamp_field={EVENT_TIME!r}", came, "The lake has this one.")
         elif not TABLE.fullmatch(source.table):
             self._refuse(
                 "a lake table's name", f"it is {source.table!r}", "Correct the LakeSource."
@@ -46,15 +78,7 @@ class RowViewCompiler:
             came = "it has a function, which Feast would pickle"
             self._refuse("no transformation", came, "Transform before the lake.")
         keys = self._join_keys()
-        if self.refusals or not isinstance(source, LakeSource):
-            return None
-        return RowView(
-            name=definition.name,
-            table=source.table,
-            join_keys=keys,
-            fields=tuple(field.name for field in definition.features),
-            ttl_s=int((definition.ttl or timedelta()).total_seconds()),
-        )
+        return None if self.refusals else row_view_of(definition, keys)
 
     def _check_names(self) -> None:
         for name in (self.definition.name, *(f.name for f in self.definition.features)):

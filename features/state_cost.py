@@ -55,11 +55,18 @@ class Cost(NamedTuple):
         return self.ring_bytes * MILLION / GIB, self.flink_bytes * MILLION / GIB
 
 
+def tile_life_s(view: View, hop_s: int, lateness_s: int) -> int:
+    """How long a job keeps a tile of a hop after the tile's last event, in processing time.
+
+    The longest window over that hop, and the allowed lateness: whatever comes later is in no window any more.
+    """
+    return max(a.window_s for a in view.aggregates if a.hop_s == hop_s) + lateness_s
+
+
 def cost(view: View, lateness_s: int) -> Cost:
-    """The cost of a view whose job keeps a tile for its window and the allowed lateness."""
+    """The cost of a view whose job keeps a tile of each hop for that hop's longest window and the allowed lateness."""
     ring = RingFormat(view).size + REDIS_OVERHEAD_BYTES
-    window_s = max(a.window_s for a in view.aggregates)
-    tiles = {layout: -(-(window_s + lateness_s) // layout.hop_s) for layout in view.layouts}
+    tiles = {layout: _tiles_alive(view, layout, lateness_s) for layout in view.layouts}
     each = {layout: _tile_bytes(layout) for layout in view.layouts}
     slots = " + ".join(_slots(layout) for layout in view.layouts)
     lines = [f"ring: {slots} + header and Redis's own = {ring:,} B"]
@@ -88,6 +95,11 @@ def refuse_costly(views: Sequence[View], lateness_s: int, bytes_max: int) -> lis
                 mend="Lengthen a hop (slide_interval), shorten a window, or raise the limit.",
             )
     return costs
+
+
+def _tiles_alive(view: View, layout: Layout, lateness_s: int) -> int:
+    # Those whose last event is not older than their life, and the one that is being filled.
+    return -(-tile_life_s(view, layout.hop_s, lateness_s) // layout.hop_s) + 1
 
 
 def _slots(layout: Layout) -> str:

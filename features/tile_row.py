@@ -52,9 +52,10 @@ class TileRowDecoder:
         Raises:
             msgspec.DecodeError, KeyError, ValueError: not a tile row at all; the caller quarantines it.
         """
-        if not value:
-            return None
-        fields = self._decode(value)
+        return self.of(self._decode(value)) if value else None
+
+    def of(self, fields: Mapping[str, Any]) -> tuple[tuple[KeyValue, ...], TileRow] | None:
+        """The same of a row's fields."""
         hop, _, index = fields["tile"].partition("/")
         partials = self._partials.get(hop)
         keys = tuple(fields[name] for name in self._keys)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from features import own_events
+from features import own_fold
 from features.own_events import Key, Own, OwnEvents
 from features.progress import PROGRESS_KEY, WHOLE_KEY, Progress
 from features.ring import Records, RingFormat
@@ -87,9 +87,9 @@ class _ViewReader:
     ) -> tuple[Records, Bools]:
         """The rings of the rows with their own events, and which of them were ahead."""
         keys = self.entities(entities)
-        marked = own_events.settle(self.view, records, keys, own, as_of_ms)
-        given = own_events.pairs(self.view, keys, own, as_of_ms)
-        own_events.fold(self.view, records, given, as_of_ms)
+        marked = own_fold.settle(self.view, records, keys, own, as_of_ms)
+        given = own_fold.pairs(self.view, keys, own, as_of_ms)
+        own_fold.fold(self.view, records, given, as_of_ms)
         # A ring's clock knows of events that the fold has left out.
         clock = records["clock_ms"]
         records["clock_ms"] = np.where(marked, clock, np.minimum(clock, as_of_ms))
@@ -125,6 +125,11 @@ class VectorReader:
         self.join_keys = plan.join_keys(service)
         self._rings = Rings(stores)
         self._views = [_ViewReader(view, self.service) for view in plan.service_views(service)]
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The version of each windowed view that it reads."""
+        return tuple(reader.view.versioned for reader in self._views)
 
     def close(self) -> None:
         """Give the connection back."""
@@ -164,7 +169,7 @@ class VectorReader:
         asked = [(reader, *reader.keys(entities)) for reader in self._views]
         # Progress and wholeness come with the rings, in one answer: what they say is true of them.
         packed = self._rings.read_many(
-            [(reader.view.name, [*keys, *reader.extra]) for reader, keys, _ in asked]
+            [(reader.view.versioned, [*keys, *reader.extra]) for reader, keys, _ in asked]
         )
         read_at_ms = time.time_ns() // 1_000_000
         shape = (len(as_of_ms), len(asked))

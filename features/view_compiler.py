@@ -14,8 +14,9 @@ from feast.feature_view import DUMMY_ENTITY_NAME
 
 from features import row_sql
 from features.lake_schema import arrow_schema
-from features.lake_source import EVENT_TIME, LakeSource
+from features.lake_source import LakeSource
 from features.refusal import Refusal
+from features.row_views import EVENT_TIME
 from features.views import PARTIALS_OF, Aggregate, ColumnType, Function, JoinKey, RowSql, View
 from schemas.topics import Topic
 

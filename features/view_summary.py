@@ -70,11 +70,11 @@ def summarize(view: View, stores: StoreSettings, entities_max: int = ENTITIES_MA
     rings = Rings(stores)
     try:
         clock_ms = rings.clock()
-        keys = rings.entities(view.name, entities_max)
+        keys = rings.entities(view.versioned, entities_max)
         packed = [
             ring
             for start in range(0, len(keys), READ_AT_ONCE)
-            for ring in rings.read(view.name, keys[start : start + READ_AT_ONCE])
+            for ring in rings.read(view.versioned, keys[start : start + READ_AT_ONCE])
         ]
     finally:
         rings.close()

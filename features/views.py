@@ -151,9 +151,19 @@ class View(msgspec.Struct, frozen=True, dict=True):
         return kept | self.row_sql.reads
 
     @property
+    def version(self) -> str:
+        """8 hex digits over what its tiles and rings depend on."""
+        return self.layout_fingerprint[:8]
+
+    @property
+    def versioned(self) -> str:
+        """The name of its rings, its job and its topic: two versions of a view run side by side while one takes over."""
+        return f"{self.name}.{self.version}"
+
+    @property
     def topic_out(self) -> str:
         """The topic of this view's tile rows."""
-        return f"features.{self.name}"
+        return f"features.{self.versioned}"
 
     @cached_property
     def layouts(self) -> tuple[Layout, ...]:
@@ -229,13 +239,52 @@ class Service(msgspec.Struct, frozen=True):
         return tuple(dict.fromkeys(view for view, _ in self.features))
 
 
+class Handover(msgspec.Struct, frozen=True):
+    """Where a view's job began: its events up to `offsets` are in tiles made from a snapshot of the lake, once.
+
+    Attributes:
+        snapshot_id: Of the view's table.
+        offsets: By partition of the stream, the first event that the snapshot does not hold.
+        base_topic: The topic of the snapshot's tiles, as partials; empty where it had none to give.
+    """
+
+    snapshot_id: int
+    offsets: tuple[int, ...]
+    base_topic: str = ""
+
+    def first(self, partition: int) -> int:
+        """Where reading a partition begins; of one that was added since, with its first event."""
+        return self.offsets[partition] if partition < len(self.offsets) else 0
+
+
+class Retired(msgspec.Struct, frozen=True):
+    """A version of a view that nobody reads any more; its topics, rings and state stay until they are pruned."""
+
+    view: View
+    until_ms: int
+    handover: Handover | None = None
+
+
 class Plan(msgspec.Struct, frozen=True):
-    """All views and services of a use case, as applied."""
+    """All views and services of a use case, as applied.
+
+    Attributes:
+        handovers: `View.versioned` → where its job began, for those that did not begin with the stream.
+        retired: Versions that were replaced or removed, the latest last.
+        retired_rows: Views of rows that were removed.
+    """
 
     views: tuple[View, ...] = ()
     services: tuple[Service, ...] = ()
     row_views: tuple[RowView, ...] = ()
+    handovers: dict[str, Handover] = {}
+    retired: tuple[Retired, ...] = ()
+    retired_rows: tuple[str, ...] = ()
     version: int = 1
+
+    def handover(self, view: View) -> Handover | None:
+        """Where the job of a view began; None where with the stream."""
+        return self.handovers.get(view.versioned)
 
     def view(self, name: str) -> View:
         """The view of a name."""
@@ -308,6 +357,9 @@ class Plan(msgspec.Struct, frozen=True):
             views=tuple(sorted(self.views, key=lambda v: v.name)),
             services=tuple(sorted(self.services, key=lambda s: s.name)),
             row_views=tuple(sorted(self.row_views, key=lambda v: v.name)),
+            handovers=self.handovers,
+            retired=self.retired,
+            retired_rows=self.retired_rows,
         )
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """What `headrace status` knows, as Prometheus metrics.
 
-Collected when asked: services from the supervisor's state file, workers' own counters from their last report (late and
-outdated tiles among the materializer's), jobs from Flink. Nothing is kept between two scrapes.
+Collected when asked: services from the supervisor's state file, workers' own counters from their last report (outdated
+and expired tiles among the materializer's), jobs from Flink, and their late events from the intake. Nothing is kept between two scrapes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,15 @@ JOB_GAUGES = {
     "state_bytes": ("state_bytes", "Size of the newest checkpoint."),
     "checkpoint_age_s": ("checkpoint_age_seconds", "Since the newest checkpoint was taken."),
     "checkpoints_failed": ("checkpoints_failed", "Since the job was submitted."),
+    "lag_events": ("lag_events", "In its streams, beyond what it has fetched."),
+    "late_events": (
+        "late_events",
+        "More than a hop behind their stream, since the intake started.",
+    ),
+    "too_late_events": (
+        "too_late_events",
+        "Of the late ones, behind the longest window and the allowed lateness.",
+    ),
 }
 
 
@@ -63,7 +72,8 @@ def _counters(services: Mapping[str, Mapping[str, Any]]) -> GaugeMetricFamily:
     )
     for name, row in services.items():
         for number, value in (row.get("report") or {}).items():
-            if isinstance(value, int | float):
+            # What is counted by view is told with the view's job.
+            if isinstance(value, int | float) and "." not in number:
                 reported.add_metric([name, number], float(value))
     return reported
 
@@ -76,6 +86,6 @@ def _jobs(jobs: list[Mapping[str, Any]]) -> Iterator[GaugeMetricFamily]:
     for field, (metric, what) in JOB_GAUGES.items():
         gauge = GaugeMetricFamily(f"headrace_job_{metric}", what, labels=["job"])
         for job in jobs:
-            if job[field] is not None:
+            if job.get(field) is not None:
                 gauge.add_metric([job["name"]], float(job[field]))
         yield gauge

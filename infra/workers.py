@@ -64,7 +64,7 @@ STEPS = (
     Entry("topics", "schemas.topics:apply", ("kafka", "case"), needs=("kafka",)),
     Entry(
         "features",
-        "pipelines.deploy:apply",
+        "pipelines.deploy:start",
         ("case", "kafka", "stores", "flink"),
         needs=("topics", "redis", "taskmanager"),
         follows=("jobmanager",),
@@ -72,7 +72,12 @@ STEPS = (
 )
 
 WORKERS = (
-    Entry("intake", "pipelines.intake:run", ("kafka",), ("topics",)),
+    Entry(
+        "intake",
+        "pipelines.intake:run",
+        ("kafka", "stores.plan_path", "flink.lateness_s"),
+        ("topics",),
+    ),
     Entry("materializer", "pipelines.materializer:run", ("kafka", "stores"), ("features", "redis")),
     Entry("archiver", "pipelines.archiver:run", ("kafka", "stores", "pipelines"), ("features",)),
     Entry(

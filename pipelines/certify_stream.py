@@ -28,7 +28,7 @@ from features.hostile import Event
 from features.row_events import events_of
 from features.tile_row import TileRowDecoder
 from features.views import View
-from pipelines.flink_jobs import FlinkJobs, submit
+from pipelines.flink_jobs import FlinkJobs, TooFewSlots, submit
 from pipelines.flink_sql import job
 from pipelines.settings import FlinkSettings
 from schemas import topics
@@ -51,10 +51,6 @@ Say = Callable[[str], None]
 
 class StreamSilent(HeadraceError):
     """The Flink job did not give the tiles of all events."""
-
-
-class TooFewSlots(HeadraceError):
-    """The session cluster has no room for one more job."""
 
 
 def rows_of(

@@ -6,18 +6,26 @@ Feast, which takes its six to ten seconds to import: only here, never in a worke
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
-from features import certificate
+import msgspec
+import structlog
+
+from features import certificate, plan_files, versions
+from features.lake import Lake
 from features.state_cost import Cost, refuse_costly
-from features.views import Plan
-from pipelines.flink_jobs import FlinkJobs, FlinkUnavailable, RunningJob, submit
-from pipelines.flink_sql import Job, job, job_prefix
-from schemas import topics
+from features.views import Handover, Plan, View
+from pipelines import handover
+from pipelines.flink_jobs import FlinkJobs, FlinkUnavailable, RunningJob, TooFewSlots, submit
+from pipelines.flink_sql import Job, job, job_prefix, view_prefix
+from pipelines.pruning import prune as prune_retired
+from schemas import evolution, topics
+from schemas.errors import HeadraceError
 
 if TYPE_CHECKING:
     from features.feast_store import Diff
@@ -25,7 +33,15 @@ if TYPE_CHECKING:
     from pipelines.settings import FlinkSettings
     from schemas.settings import KafkaSettings
 
-VIEW = "view "
+Say = Callable[[str], None]
+# `plan` is also asked where nothing runs, and must not hang there.
+KAFKA_ANSWER_S = 3.0
+
+log = structlog.get_logger()
+
+
+class ServiceChanged(HeadraceError):
+    """A service would mean something else under its old name, and every model of it would be refused."""
 
 
 class Deployed(NamedTuple):
@@ -33,17 +49,23 @@ class Deployed(NamedTuple):
 
     Attributes:
         diff: Definitions and lake tables.
-        topics: Tile topics created; from `plan`, those that the views write to.
+        topics: Tile topics created; from `plan`, None where Kafka does not answer.
         submitted: Views whose job is submitted; from `plan`, None where the cluster does not answer.
         cancelled: Jobs cancelled, by name.
         costs: What each view keeps for an entity.
+        handed_over: Views of which a new version takes over.
+        services_changed: Services that mean something else under their old name.
+        pruned: What was removed of versions that nobody reads.
     """
 
     diff: Diff
-    topics: tuple[str, ...]
+    topics: tuple[str, ...] | None
     submitted: tuple[str, ...] | None
     cancelled: tuple[str, ...]
     costs: tuple[Cost, ...] = ()
+    handed_over: tuple[str, ...] = ()
+    services_changed: tuple[str, ...] = ()
+    pruned: tuple[str, ...] = ()
 
 
 def plan(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings) -> Deployed:
@@ -53,26 +75,35 @@ def plan(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSet
         PlanRefused: A definition cannot be run; every reason is in it.
         SqlRefused: A name of a view cannot be put into SQL.
         StateRefused: A view would keep more than is allowed for an entity.
+        IncompatibleSchema: A contract refuses what its released schema accepts.
     """
+    evolution.require_compatible(case)
     feast_store = _feast_store()
     wanted, diff = feast_store.plan(case, stores)
     costs = _costs(wanted, flink)
-    jobs = _jobs(wanted, kafka, flink)
-    tile_topics = tuple(view.topic_out for view in wanted.views)
+    before = plan_files.applied(stores.plan_path)
+    kept = msgspec.structs.replace(wanted, handovers=before.handovers)
+    jobs = _jobs(kept, kafka, flink)
+    would = Deployed(
+        diff._replace(tables=feast_store.missing_tables(case, stores)),
+        _missing_topics(kafka, wanted),
+        None,
+        (),
+        costs,
+        tuple(view.name for view, old in versions.fresh(before, wanted) if old),
+        tuple(versions.changed_services(before, wanted)),
+    )
     try:
         with FlinkJobs(flink) as cluster:
             alive = cluster.alive()
     except FlinkUnavailable:
-        return Deployed(diff, tile_topics, None, (), costs)
+        return would
     running = {one.name for one in alive}
-    missing = [one for one in jobs if one.name not in running]
-    outdated = _of_views(alive, [one.view for one in missing]) + _of_views(alive, _removed(diff))
-    return Deployed(
-        diff,
-        tile_topics,
-        tuple(one.view for one in missing),
-        tuple(one.name for one in outdated),
-        costs,
+    return would._replace(
+        submitted=tuple(
+            view.name for view, one in zip(kept.views, jobs, strict=True) if one.name not in running
+        ),
+        cancelled=tuple(one.name for one in _outdated(alive, before, kept, jobs)),
     )
 
 
@@ -81,46 +112,170 @@ def apply(
     kafka: KafkaSettings,
     stores: StoreSettings,
     flink: FlinkSettings,
-    progress: Callable[[str], None] | None = None,
+    progress: Say | None = None,
+    *,
+    allow_service_changes: bool = False,
+    prune: bool = False,
 ) -> Deployed:
     """Make the engines run a use case's definitions.
 
-    A job that is not running starts from the state that it left, unless its definition has changed or its tiles are gone.
-    Rings of a removed view are left to the online store; nothing reads them any more.
+    A job that is not running starts from the state that it left. A view whose tiles change gets a job, a topic and rings of
+    its own beside the old ones, beginning with what the lake holds; readers switch when those have caught up, and only
+    then the old job ends. What is left of it stays until it is pruned, so that the old definition can come back at once.
+
+    Args:
+        case: The use case.
+        kafka: The cluster.
+        stores: The online store, the lake and the registry.
+        flink: The session cluster.
+        progress: Told what happens.
+        allow_service_changes: Let a service mean something else under its old name.
+        prune: Remove what is left of versions that nobody reads any more: topics, rings, state.
 
     Raises:
-        PlanRefused, SqlRefused, StateRefused: A definition cannot be run; nothing was changed.
+        PlanRefused, SqlRefused, StateRefused, ServiceChanged, TooFewSlots: It cannot be run; nothing was changed.
+        IncompatibleSchema: A contract refuses what its released schema accepts; nothing was changed.
         Uncertified: A view has no certificate, and the settings demand one; nothing was changed.
         LakeSchemaChanged: A lake table has other columns than its contract.
+        HandoverRefused: Lake and stream do not meet; readers stay on what they read.
+        HandoverSlow: A new version has not caught up; readers stay on what they read. Apply again.
         TopicError, FlinkUnavailable, SubmissionFailed: An engine is out of reach or refused; apply again.
     """
     say = progress or (lambda _: None)
-    say("registering definitions")
+    evolution.require_compatible(case)
+    say("compiling definitions")
     feast_store = _feast_store()
     wanted, _ = feast_store.plan(case, stores)
+    before = plan_files.applied(stores.plan_path)
     # Before anything is written, so that what is refused changes nothing.
     costs = _costs(wanted, flink)
     if flink.require_certificate:
         certificate.require(wanted, stores.plan_path)
-    jobs = _jobs(wanted, kafka, flink)
-    diff = feast_store.apply(case, stores)
-    applied = Plan.load(stores.plan_path)
-    created = topics.create(kafka, (topics.tile_topic(view.topic_out) for view in applied.views))
-    cancelled: list[RunningJob] = []
-    with FlinkJobs(flink) as cluster:
-        cancelled = _of_views(cluster.alive(), _removed(diff))
-        cluster.cancel(cancelled)
-    say("submitting feature jobs")
-    # Tiles of a new topic must all be written, and a job that goes on writes only those that change.
-    fresh = [view.name for view in applied.views if view.topic_out in created]
-    submitted = submit(jobs, flink, say, lasting=True, fresh=fresh)
+    _jobs(wanted, kafka, flink)
+    fresh = versions.fresh(before, wanted)
+    if not allow_service_changes:
+        _refuse_changed_services(before, wanted)
+    _refuse_crowded(flink, [view for view, _ in fresh])
+    tables = feast_store.create_tables(case, stores)
+    coming = _begun(case, before, wanted, kafka, stores)
+    if fresh:
+        # From here on the materializer keeps their rings too.
+        coming.save(plan_files.next_path(stores.plan_path))
+    created, submitted = _run(coming, kafka, stores, flink, say)
+    if before.views:
+        handover.CatchingUp(case, kafka, stores, fresh, coming.handovers).wait(say)
+    after = versions.succeeded(before, coming, time.time_ns() // 1_000_000)
+    say("registering definitions")
+    diff = feast_store.apply(case, stores, after)._replace(tables=tables)
     return Deployed(
         diff,
-        tuple(created),
-        tuple(one.view for one in submitted),
-        tuple(one.name for one in cancelled),
+        created,
+        submitted,
+        _end_outdated(before, after, kafka, flink),
         costs,
+        tuple(view.name for view, old in fresh if old),
+        tuple(versions.changed_services(before, wanted)),
+        _prune(after, kafka, stores, flink) if prune else (),
     )
+
+
+def _end_outdated(
+    before: Plan, after: Plan, kafka: KafkaSettings, flink: FlinkSettings
+) -> tuple[str, ...]:
+    with FlinkJobs(flink) as cluster:
+        outdated = _outdated(cluster.alive(), before, after, _jobs(after, kafka, flink))
+        cluster.cancel(outdated)
+    return tuple(one.name for one in outdated)
+
+
+def _prune(
+    after: Plan, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings
+) -> tuple[str, ...]:
+    with FlinkJobs(flink) as cluster:
+        recovery = cluster.recovery()
+    pruned = prune_retired(after, kafka, stores, recovery)
+    left = msgspec.structs.replace(after, retired=(), retired_rows=())
+    plan_files.switch(left, stores.plan_path)
+    return pruned
+
+
+def start(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings) -> None:
+    """Run what was applied; the first time, and where no reader could notice, the definitions of now.
+
+    Definitions that need a hand-over wait for `apply`: it takes readers and writers that run.
+
+    Raises:
+        As `apply`.
+    """
+    wanted, _ = _feast_store().plan(case, stores)
+    before = plan_files.applied(stores.plan_path)
+    changed = [view.name for view, _ in versions.fresh(before, wanted)]
+    changed += versions.changed_services(before, wanted)
+    if not before.views or not changed:
+        apply(case, kafka, stores, flink)
+        return
+    log.warning("definitions have changed; run `headrace features apply`", changed=changed)
+    _run(before, kafka, stores, flink, lambda _: None)
+
+
+def _run(
+    wanted: Plan, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings, say: Say
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Topics and jobs of a plan; the tile topics made and the views submitted."""
+    made = topics.create(kafka, (topics.tile_topic(view.topic_out) for view in wanted.views))
+    begun = {one.base_topic for one in wanted.handovers.values() if one.base_topic}
+    new = topics.create(kafka, map(topics.base_topic, sorted(begun)))
+    lake = Lake(stores)
+    for view in wanted.views:
+        one = wanted.handover(view)
+        if one and one.base_topic:
+            say(f"{view.name}: tiles of the lake's snapshot {one.snapshot_id}")
+            handover.write_base(view, one, lake, kafka, flink.lateness_s)
+    say("submitting feature jobs")
+    # Tiles of a new topic must all be written, and a job that goes on writes only those that change.
+    fresh = [
+        view.versioned
+        for view in wanted.views
+        if view.topic_out in made or _base_of(wanted, view.versioned) in new
+    ]
+    jobs = _jobs(wanted, kafka, flink)
+    submitted = {one.view for one in submit(jobs, flink, say, lasting=True, fresh=fresh)}
+    return tuple(made), tuple(v.name for v in wanted.views if v.versioned in submitted)
+
+
+def _base_of(plan: Plan, versioned: str) -> str:
+    held = plan.handovers.get(versioned)
+    return held.base_topic if held else ""
+
+
+def _begun(
+    case: str, before: Plan, wanted: Plan, kafka: KafkaSettings, stores: StoreSettings
+) -> Plan:
+    """The wanted plan with where each view's job begins."""
+    lake = Lake(stores)
+    known: dict[str, Handover | None] = _comes_back(case, before)
+    known |= {view.versioned: before.handover(view) for view in before.views}
+    waiting = plan_files.pending(stores.plan_path) or Plan()
+    begun: dict[str, Handover] = {}
+    for view in wanted.views:
+        one = waiting.handover(view)
+        if view.versioned in known:
+            one = known[view.versioned]
+        elif one is None or not handover.still_possible(view, one, kafka):
+            one = handover.begin(view, lake, kafka)
+        if one is not None:
+            begun[view.versioned] = one
+    return msgspec.structs.replace(wanted, handovers=begun)
+
+
+def _comes_back(case: str, before: Plan) -> dict[str, Handover | None]:
+    """Retired versions whose job can go on where it stopped, because the stream still holds what came since."""
+    table, now_ms = topics.table_of(case), time.time_ns() // 1_000_000
+    return {
+        one.view.versioned: one.handover
+        for one in before.retired
+        if now_ms - one.until_ms < table[one.view.topic].retention_ms / 2
+    }
 
 
 def _feast_store() -> ModuleType:
@@ -132,17 +287,52 @@ def _feast_store() -> ModuleType:
 
 
 def _jobs(wanted: Plan, kafka: KafkaSettings, flink: FlinkSettings) -> list[Job]:
-    return [job(view, kafka, flink) for view in wanted.views]
+    return [job(view, kafka, flink, wanted.handover(view)) for view in wanted.views]
 
 
 def _costs(wanted: Plan, flink: FlinkSettings) -> tuple[Cost, ...]:
     return tuple(refuse_costly(wanted.views, flink.lateness_s, flink.entity_bytes_max))
 
 
-def _removed(diff: Diff) -> list[str]:
-    return [name.removeprefix(VIEW) for name in diff.removed if name.startswith(VIEW)]
+def _missing_topics(kafka: KafkaSettings, wanted: Plan) -> tuple[str, ...] | None:
+    try:
+        names = [view.topic_out for view in wanted.views]
+        return tuple(topics.missing(kafka, names, KAFKA_ANSWER_S))
+    except topics.TopicError:
+        return None
 
 
-def _of_views(alive: list[RunningJob], views: list[str]) -> list[RunningJob]:
-    prefixes = tuple(job_prefix(view) for view in views)
-    return [one for one in alive if one.name.startswith(prefixes)] if prefixes else []
+def _refuse_changed_services(before: Plan, wanted: Plan) -> None:
+    if changed := versions.changed_services(before, wanted):
+        raise ServiceChanged(
+            f"services {', '.join(changed)}",
+            wanted="the features that their models were trained on, and the same meaning of each",
+            came="other ones under the old name: every model of them would be refused",
+            mend="Give the changed service a new name (…_v2), or pass --allow-service-changes.",
+        )
+
+
+def _refuse_crowded(flink: FlinkSettings, fresh: list[View]) -> None:
+    """A job without a slot would wait for ever, and whoever waits for it too."""
+    with FlinkJobs(flink) as cluster:
+        free, names = cluster.slots_free(), [one.name for one in cluster.alive()]
+    prefixes = [job_prefix(view.versioned) for view in fresh]
+    more = sum(not any(name.startswith(prefix) for name in names) for prefix in prefixes)
+    if more * flink.parallelism > free:
+        raise TooFewSlots(
+            f"Flink at {flink.rest_address}:{flink.rest_port}",
+            wanted=f"{more * flink.parallelism} free task slots, old and new versions side by side",
+            came=f"{free} are free",
+            mend="Raise local.flink_slots (taskmanager.numberOfTaskSlots), or stop a job.",
+        )
+
+
+def _outdated(
+    alive: list[RunningJob], before: Plan, wanted: Plan, jobs: list[Job]
+) -> list[RunningJob]:
+    """Jobs of these views that are not among those that shall run."""
+    right = {one.name for one in jobs}
+    names = {view.name for view in (*before.views, *wanted.views)}
+    prefixes = tuple(view_prefix(name) for name in sorted(names))
+    mine = [one for one in alive if one.name.startswith(prefixes)] if prefixes else []
+    return [one for one in mine if one.name not in right]

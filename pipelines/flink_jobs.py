@@ -19,7 +19,7 @@ from typing import Self
 import httpx
 import msgspec
 
-from pipelines.flink_sql import Job, job_prefix
+from pipelines.flink_sql import Job, job_prefix, view_prefix
 from pipelines.recovery import RESTORED_FROM, Recovery
 from pipelines.settings import FlinkSettings
 from schemas.errors import HeadraceError
@@ -42,6 +42,10 @@ class FlinkUnavailable(HeadraceError):
 
 class SubmissionFailed(HeadraceError):
     """Flink did not accept a view's job."""
+
+
+class TooFewSlots(HeadraceError):
+    """The session cluster has no room for one more job."""
 
 
 class RunningJob(msgspec.Struct, frozen=True):
@@ -81,8 +85,8 @@ class FlinkJobs:
         return [job for job in overview["jobs"] if job.state in ALIVE]
 
     def of_view(self, view: str) -> list[RunningJob]:
-        """The live jobs of a view, whatever their definition."""
-        return [job for job in self.alive() if job.name.startswith(job_prefix(view))]
+        """The live jobs of a view, whatever its version."""
+        return [job for job in self.alive() if job.name.startswith(view_prefix(view))]
 
     def slots_free(self) -> int:
         """Task slots that no job holds; a job beyond them would wait for ever."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
+from features import plan_files
 from features.rings import Rings
 from features.settings import StoreSettings
-from features.views import Plan
+from features.views import View
 from pipelines.polling import START_TIMEOUT_S, consumer_config, next_offsets, poll, unavailable
 from pipelines.ring_writer import RingWriter
 from schemas.settings import KafkaSettings
@@ -31,15 +31,17 @@ log = structlog.get_logger()
 
 
 class _Loop:
-    """The consumer around one `RingWriter`, for one plan."""
+    """The consumer around a `RingWriter`, for the views of now."""
 
-    def __init__(self, ctx: WorkerContext, kafka: KafkaSettings, rings: Rings, plan: Plan) -> None:
+    def __init__(
+        self, ctx: WorkerContext, kafka: KafkaSettings, rings: Rings, views: Sequence[View]
+    ) -> None:
         self._rings = rings
-        self.writer = RingWriter(plan, rings)
-        self._views = {view.topic_out: view.name for view in plan.views}
-        group, mine = f"{ctx.case}.materializer", self.writer.topics
+        group, mine = f"{ctx.case}.materializer", [view.topic_out for view in views]
         self._consumer = Consumer(consumer_config(kafka, group, slot=f"{group}.0", topics=mine))
-        self._consumer.subscribe(mine, on_assign=self._assigned)
+        self.writer = RingWriter(views, rings)
+        # Where reading stands: the group's offsets are behind it, by what the store may still lose.
+        self._positions: dict[tuple[str, int], int] = {}
         self._replayed: set[str] = set()
         self._pending: list[tuple[float, list[TopicPartition]]] = []
         self._ends: dict[str, int] = {}
@@ -47,6 +49,16 @@ class _Loop:
         # Without a mark the store is new, or lost everything and was written to since: nothing in it is to be trusted.
         self._store_is_new = held is None
         self._generation = held or rings.begin_generation()
+        self.follow(views)
+
+    def follow(self, views: Sequence[View]) -> None:
+        """Keep the rings of these views from now on; those that were kept before go on where they are.
+
+        The consumer stays: a new one would have to wait until the group has forgotten this one.
+        """
+        self.writer.follow(views)
+        self._views = {view.topic_out: view.versioned for view in views}
+        self._consumer.subscribe(self.writer.topics, on_assign=self._assigned)
 
     def look(self) -> None:
         """Notice a store that lost its memory under a running materializer, and rebuild every ring from the topics.
@@ -65,6 +77,7 @@ class _Loop:
         if batch:
             self.writer.materialize(batch)
             self._catch_up(batch)
+            self._positions |= {(tp.topic, tp.partition): tp.offset for tp in next_offsets(batch)}
             self._pending.append((time.monotonic(), next_offsets(batch)))
             changed = self.writer.discarded - self._replayed
             self._replayed |= changed
@@ -79,8 +92,11 @@ class _Loop:
         known = self._rings.clocks()
         for partition in partitions:
             view = self._views[partition.topic]
+            held = self._positions.get((partition.topic, partition.partition))
+            if held is not None:
+                partition.offset = held
             # The offsets of one that died while it rebuilt may still be those of before: a rebuilding starts again.
-            if self._store_is_new or view not in known or not self.writer.whole(view):
+            elif self._store_is_new or view not in known or not self.writer.whole(view):
                 partition.offset = OFFSET_BEGINNING
                 self._begin(partition)
             elif self.writer.unproven(view):
@@ -94,6 +110,7 @@ class _Loop:
             for partition in self._consumer.assignment():
                 if self._views[partition.topic] == view:
                     partition.offset = OFFSET_BEGINNING
+                    self._positions[partition.topic, partition.partition] = OFFSET_BEGINNING
                     self._begin(partition)
                     self._consumer.seek(partition)
 
@@ -129,7 +146,7 @@ class _Loop:
 
 
 def run(ctx: WorkerContext, kafka: KafkaSettings, stores: StoreSettings) -> None:
-    """The worker: until stopped. Waits for `plan.json`, and begins anew whenever that changes.
+    """The worker: until stopped. Waits for `plan.json`, and follows whatever it and a hand-over's plan say.
 
     Raises:
         OnlineStoreUnavailable: Redis is out of reach.
@@ -137,34 +154,37 @@ def run(ctx: WorkerContext, kafka: KafkaSettings, stores: StoreSettings) -> None
         KafkaUnavailable: The cluster is out of reach.
     """
     rings = Rings(stores)
-    path = Path(stores.plan_path)
-    while not ctx.stop.is_set():
-        if not path.exists():
-            ctx.report({"waiting_for_plan": 1})
-            ctx.stop.wait(0.5)
-            continue
-        _serve_plan(ctx, kafka, rings, path)
+    while not ctx.stop.is_set() and not plan_files.followed(stores.plan_path):
+        ctx.report({"waiting_for_plan": 1})
+        ctx.stop.wait(0.5)
+    if not ctx.stop.is_set():
+        _keep(ctx, kafka, rings, stores.plan_path)
     rings.close()
 
 
-def _serve_plan(ctx: WorkerContext, kafka: KafkaSettings, rings: Rings, path: Path) -> None:
-    stamp = path.stat().st_mtime_ns
-    plan = Plan.load(path)
-    if not plan.views:
-        ctx.stop.wait(0.5)
-        return
-    loop = _Loop(ctx, kafka, rings, plan)
+def _keep(ctx: WorkerContext, kafka: KafkaSettings, rings: Rings, plan_path: str) -> None:
+    stamp = plan_files.stamp(plan_path)
+    views = plan_files.followed(plan_path)
+    loop = _Loop(ctx, kafka, rings, views)
     ticked_s = 0.0
     try:
         while not ctx.stop.is_set():
             loop.step(0.2)
-            if time.monotonic() - ticked_s >= TICK_S:
-                ticked_s = time.monotonic()
-                ctx.report(loop.writer.counters)
-                loop.look()
-                if path.exists() and path.stat().st_mtime_ns != stamp and Plan.load(path) != plan:
-                    log.info("the plan has changed", path=str(path))
-                    return
+            if time.monotonic() - ticked_s < TICK_S:
+                continue
+            ticked_s = time.monotonic()
+            ctx.report(loop.writer.counters)
+            loop.look()
+            if (now := plan_files.stamp(plan_path)) != stamp:
+                stamp, wanted = now, plan_files.followed(plan_path)
+                if wanted and _names(wanted) != _names(views):
+                    views = wanted
+                    log.info("the plan has changed", views=sorted(_names(views)))
+                    loop.follow(views)
         ctx.report(loop.writer.counters)
     finally:
         loop.close()
+
+
+def _names(views: Sequence[View]) -> set[str]:
+    return {view.versioned for view in views}

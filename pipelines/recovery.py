@@ -65,8 +65,13 @@ class Recovery:
         for job in jobs:
             shutil.rmtree(self._home(job), ignore_errors=True)
 
+    def drop(self, view: str) -> None:
+        """Remove the state of all definitions of a view's version. Only while none of them runs."""
+        for home in (self.folder / FOLDER).glob(f"{view}-*"):
+            shutil.rmtree(home)
+
     def prune(self, job: Job) -> None:
-        """Keep the newest checkpoint alone, and none of the view's other definitions. Only while none of them runs."""
+        """Keep the newest checkpoint alone, and no other definition of the version. Only while none of them runs."""
         kept = self.newest(job)
         for home in (self.folder / FOLDER).glob(f"{job.view}-*"):
             if home != self._home(job) or kept is None:

@@ -13,7 +13,7 @@ from features.progress import NOT_WHOLE, PROGRESS_KEY, WHOLE, WHOLE_KEY, Progres
 from features.ring import Records, RingFormat
 from features.rings import EntityKey, Rings, entity_key
 from features.tile_row import TileRow, TileRowDecoder
-from features.views import Plan, View
+from features.views import View
 
 # A ring is 1–10 kB; this holds tens of thousands of the busiest entities, the rest is read from the store.
 CACHE_BYTES_MAX = 256 * 1024 * 1024
@@ -48,16 +48,15 @@ class RingCache:
 
 
 class RingWriter:
-    """Folds tile rows of a plan's views into rings. Not for sharing between threads."""
+    """Folds tile rows of views into rings. Not for sharing between threads."""
 
-    def __init__(self, plan: Plan, rings: Rings, cache_bytes_max: int = CACHE_BYTES_MAX) -> None:
+    def __init__(
+        self, views: Sequence[View], rings: Rings, cache_bytes_max: int = CACHE_BYTES_MAX
+    ) -> None:
         self._rings = rings
-        self._views: dict[str, View] = {view.topic_out: view for view in plan.views}
-        self._formats = {view.name: RingFormat(view) for view in plan.views}
-        self._decoders = {view.name: TileRowDecoder(view) for view in plan.views}
+        self.follow(views)
         self._cache_bytes_max = cache_bytes_max
         self._cache = RingCache(cache_bytes_max)
-        self._origin = {v.name: v for v in plan.views if v.origin_offsets}
         self._progress: dict[str, Progress] = {}
         # Views whose rings are being rebuilt: their progress waits until all that there was has been read again.
         self.rebuilding: set[str] = set()
@@ -65,6 +64,13 @@ class RingWriter:
         self.counters = dict.fromkeys(
             ("rows", "applied", "outdated", "expired", "undecodable", "discarded", "rings"), 0
         )
+
+    def follow(self, views: Sequence[View]) -> None:
+        """Fold the rows of these views from now on; what is known of those that stay is kept."""
+        self._views: dict[str, View] = {view.topic_out: view for view in views}
+        self._formats = {view.versioned: RingFormat(view) for view in views}
+        self._decoders = {view.versioned: TileRowDecoder(view) for view in views}
+        self._origin = {v.versioned: v for v in views if v.origin_offsets}
 
     @property
     def topics(self) -> list[str]:
@@ -147,7 +153,7 @@ class RingWriter:
         rows: dict[Place, dict[tuple[int, int], TileRow]] = defaultdict(dict)
         clocks: dict[str, int] = {}
         for message in batch:
-            view = self._views[str(message.topic())].name
+            view = self._views[str(message.topic())].versioned
             decoded = self._decoded(view, message)
             if decoded is None:
                 continue

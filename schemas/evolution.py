@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from schemas.errors import HeadraceError
 from schemas.topics import table_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ LOWER_BOUNDS = ("minimum", "exclusiveMinimum", "minLength", "minItems")
 UPPER_BOUNDS = ("maximum", "exclusiveMaximum", "maxLength", "maxItems")
 
 Schema = dict[str, Any]
+
+
+class IncompatibleSchema(HeadraceError):
+    """A contract refuses what its released schema accepts: old producers, and records that lie there, would break."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,21 @@ def check(case: str, folder: Path = RELEASED) -> list[Break]:
             released = json.loads(path.read_text())
             found += [Break(name, f, p) for f, p in breaks(released, schema_of(contract))]
     return found
+
+
+def require_compatible(case: str, folder: Path = RELEASED) -> None:
+    """Hold every contract to its released schema.
+
+    Raises:
+        IncompatibleSchema: One of them broke; every field is in the message.
+    """
+    if found := check(case, folder):
+        raise IncompatibleSchema(
+            f"contracts of {case}",
+            wanted="whatever the released schemas accept accepted",
+            came="; ".join(f"{one.contract}.{one.field} {one.problem}" for one in found),
+            mend="Make the change optional, or give the contract a new name.",
+        )
 
 
 def breaks(old: Schema, new: Schema, field: str = "value") -> Iterator[tuple[str, str]]:

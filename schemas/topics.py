@@ -134,6 +134,11 @@ def tile_topic(name: str, partitions: int = 1) -> Topic:
     return Topic(name, None, "join keys and tile", partitions, compacted=True, stage="tiles")
 
 
+def base_topic(name: str) -> Topic:
+    """The topic of the tiles that a feature view's job begins with: written once, read again whenever state is lost."""
+    return Topic(name, None, "none", retention_ms=-1, stage="base")
+
+
 def table_of(case: str) -> dict[str, Topic]:
     """Every topic of a use case and of the control plane, by name."""
     topics: tuple[Topic, ...] = usecase.load("schemas", case).TOPICS
@@ -170,6 +175,21 @@ def create(kafka: KafkaSettings, topics: Iterable[Topic]) -> list[str]:
         else:
             created.append(name)
     return created
+
+
+def missing(kafka: KafkaSettings, names: Iterable[str], timeout_s: float) -> list[str]:
+    """Those of the topics that the cluster does not have; changes nothing.
+
+    Raises:
+        TopicError: The cluster does not answer in time.
+    """
+    # A broker that is not there is told once, by the error, and not line by line on standard error.
+    admin = AdminClient({**kafka.client_config(), "log_level": 0})
+    try:
+        held = admin.list_topics(timeout=timeout_s).topics
+    except KafkaException as error:
+        raise _refused(kafka, "list", error) from error
+    return [name for name in names if name not in held]
 
 
 def apply(kafka: KafkaSettings, case: str) -> list[str]:

@@ -7,28 +7,24 @@ transaction, so after a crash either both are there or neither, and what is ther
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import structlog
 
-from features.views import Plan
 from schemas import usecase
 from schemas.control import Candidate, Release, Verdict, VerdictKind
-from schemas.control_log import ControlLog, ControlLogUnavailable, Entry
-from schemas.manifest import HOLDOUT_FILE, REFERENCE_FILE
+from schemas.control_log import ControlLog, ControlLogUnavailable
 from serving import release_log
+from serving.docket import Docket, verdict_id
 from serving.gate import Requirement, gate
 from serving.manifest import ModelRefused
 from serving.registry import Registry, UnknownVersion
-from serving.releases import ReleaseState, promoted, rolled_back, with_canary
-from serving.runtime import Expected, Matrix, Model, ModelFailed, Scores, load
+from serving.releases import promoted, rolled_back, with_canary
+from serving.runtime import ModelFailed
+from serving.trial import Trial, trial
 
 if TYPE_CHECKING:
     from features.settings import StoreSettings
@@ -39,91 +35,8 @@ if TYPE_CHECKING:
 TOPICS = ("control.candidates", "control.verdicts", "control.releases")
 POLL_S = 0.5
 RESTART_S = 2.0
-# The runtime that serves, against the estimator that was fitted, on the reference rows: float32 sums of leaves differ by
-# 5e-7, a wrong conversion by 0.09.
-DIFFERENCE_MAX = 1e-5
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What champion and candidate scored on the same held-out rows."""
-
-    champion: dict[str, float]
-    candidate: dict[str, float]
-    rows: int
-
-
-class Docket:
-    """What has been decided and what is still to decide, folded from the control log (pure)."""
-
-    def __init__(self, case: str) -> None:
-        self.state = ReleaseState(case)
-        self.released_ms = 0
-        self._candidates: OrderedDict[str, Candidate] = OrderedDict()
-        self._judged: set[str] = set()
-        self._guard: list[Entry] = []
-
-    def fold(self, entries: Sequence[Entry]) -> None:
-        """Take note of events, in any order between topics and as often as they come."""
-        for entry in entries:
-            event = entry.event
-            if isinstance(event, Release):
-                if event.epoch > self.state.epoch:
-                    self.state = self.state.fold(event)
-                    self.released_ms = entry.ingest_ms
-            elif isinstance(event, Candidate):
-                if event.error is None and event.version is not None:
-                    self._candidates.setdefault(event.event_id, event)
-            elif isinstance(event, Verdict):
-                if event.verdict in (VerdictKind.ADMIT, VerdictKind.REFUSE):
-                    self._judged.add(event.event_id)
-                else:
-                    self._guard.append(entry)
-
-    def ruling(self) -> Verdict | None:
-        """The guard's verdict over the canary in force, given after it was released; None where there is none.
-
-        By the broker's clock: a verdict over an earlier trial of the same version says nothing about this one.
-        """
-        release = self.state.release
-        if release is None or release.canary is None:
-            return None
-        for entry in self._guard:
-            verdict = entry.event
-            if (
-                isinstance(verdict, Verdict)
-                and verdict.candidate == release.canary
-                and entry.ingest_ms >= self.released_ms
-            ):
-                return verdict
-        return None
-
-    def candidate(self) -> Candidate | None:
-        """The oldest candidate to judge; None where there is none, or nobody yet to compare it with, or no room.
-
-        One canary at a time: a candidate that comes while another is tried waits for its end.
-        """
-        release = self.state.release
-        if release is None or release.canary is not None:
-            return None
-        return next(iter(self.waiting), None)
-
-    @property
-    def waiting(self) -> list[Candidate]:
-        """Candidates without a verdict, oldest first."""
-        return [c for c in self._candidates.values() if verdict_id(c) not in self._judged]
-
-    @property
-    def judged(self) -> int:
-        """How many candidates have a verdict."""
-        return len(self._judged)
-
-
-def verdict_id(candidate: Candidate) -> str:
-    """The id of the gate's verdict over a candidate: the same at every try, so that it is given once."""
-    return f"gate-{candidate.event_id}"[:128]
 
 
 def run(
@@ -225,11 +138,11 @@ def judge(
     requirements: Sequence[Requirement] = usecase.load("serving", candidate.case).GATE
     version = str(candidate.version)
     try:
-        trial = _trial(candidate, release, registry, stores)
+        tried = trial(candidate, release, registry, stores)
     except (ModelRefused, UnknownVersion, ModelFailed) as error:
-        trial, admitted, reason = Trial({}, {}, 0), False, str(error)
+        tried, admitted, reason = Trial({}, {}, 0), False, str(error)
     else:
-        admitted, reason = gate(trial.champion, trial.candidate, requirements)
+        admitted, reason = gate(tried.champion, tried.candidate, requirements)
     return Verdict(
         event_id=verdict_id(candidate),
         event_time_ms=candidate.event_time_ms,
@@ -240,86 +153,11 @@ def judge(
         model=candidate.model,
         champion=release.champion,
         candidate=version,
-        champion_metrics=_finite(trial.champion),
-        candidate_metrics=_finite(trial.candidate),
-        rows=trial.rows,
+        champion_metrics=_finite(tried.champion),
+        candidate_metrics=_finite(tried.candidate),
+        rows=tried.rows,
         reason=reason,
     )
-
-
-def measure(labels: np.ndarray, scores: Scores) -> dict[str, float]:
-    """`auc`, `log_loss` and `brier`; NaN where the labels are of one class only."""
-    # Takes a second to import, which a worker without a candidate need not pay.
-    from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score  # noqa: PLC0415
-
-    if len(np.unique(labels)) < 2:  # noqa: PLR2004 - two classes
-        return {"auc": float("nan"), "log_loss": float("nan"), "brier": float("nan")}
-    return {
-        "auc": float(roc_auc_score(labels, scores)),
-        "log_loss": float(log_loss(labels, scores)),
-        "brier": float(brier_score_loss(labels, scores)),
-    }
-
-
-def _trial(
-    candidate: Candidate, release: Release, registry: Registry, stores: StoreSettings
-) -> Trial:
-    version = str(candidate.version)
-    # An empty digest matches nothing: a candidate that does not say what it is cannot be verified.
-    registry.verify(candidate.model, version, candidate.digest or "")
-    folder = registry.path(candidate.model, version)
-    model = load(folder, Expected.of(candidate.case, Plan.load(stores.plan_path)))
-    _refuse_unlike_its_estimator(model, folder)
-    rows = _read(folder / HOLDOUT_FILE, (*model.manifest.inputs, "label"))
-    labels = rows["label"].to_numpy()
-    champion: dict[str, float] = {}
-    try:
-        reigning = load(registry.path(release.model, release.champion))
-        champion = measure(labels, reigning.predict(_matrix(reigning, rows)))
-    except (ModelRefused, UnknownVersion, ModelFailed) as error:
-        log.warning("admission.champion_unmeasured", version=release.champion, reason=str(error))
-    tried = measure(labels, model.predict(_matrix(model, rows)))
-    return Trial(champion, tried, rows.num_rows)
-
-
-def _matrix(model: Model, rows: pa.Table) -> Matrix:
-    """The columns that this model reads, in its own order: the champion may have been trained on other ones."""
-    inputs = model.manifest.inputs
-    _refuse_missing(f"{model.manifest.model} {model.version} on held-out rows", rows, inputs)
-    return np.column_stack([rows[name].to_numpy() for name in inputs]).astype(np.float32)
-
-
-def _refuse_unlike_its_estimator(model: Model, folder: Path) -> None:
-    rows = _read(folder / REFERENCE_FILE, (*model.manifest.inputs, "score"))
-    scores = model.predict(_matrix(model, rows))
-    difference = float(np.abs(scores - rows["score"].to_numpy()).max(initial=0.0))
-    if not difference <= DIFFERENCE_MAX:
-        raise ModelRefused(
-            str(folder),
-            wanted=f"scores within {DIFFERENCE_MAX} of the estimator's on its reference rows",
-            came=f"they differ by up to {difference:.2g}",
-            mend="The conversion is wrong for this runtime: train again on float32 inputs.",
-        )
-
-
-def _read(path: Path, columns: Sequence[str]) -> pa.Table:
-    try:
-        rows = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise ModelRefused(
-            str(path),
-            wanted="a Parquet table",
-            came=str(error).splitlines()[0],
-            mend="Train the version again.",
-        ) from error
-    _refuse_missing(str(path), rows, columns)
-    return rows
-
-
-def _refuse_missing(where: str, rows: pa.Table, columns: Sequence[str]) -> None:
-    missing = [name for name in columns if name not in rows.column_names]
-    if missing:
-        raise ModelRefused(where, wanted=f"columns {list(columns)}", came=f"there is no {missing}")
 
 
 def _await(

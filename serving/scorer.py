@@ -16,6 +16,7 @@ import numpy as np
 import structlog
 from confluent_kafka import Message
 
+from features import plan_files
 from features.rings import OnlineStoreUnavailable
 from features.settings import StoreSettings
 from features.vectors import VectorReader, Vectors
@@ -23,6 +24,7 @@ from features.views import Plan
 from schemas import usecase
 from schemas.decoding import Refusal, decode
 from schemas.envelope import header, raw_headers
+from schemas.errors import HeadraceError
 from schemas.events import Event
 from schemas.quarantine import dead_letter
 from schemas.settings import KafkaSettings
@@ -44,13 +46,17 @@ STORE_RETRY_S = 1.0
 STUCK_S = 30.0
 
 
+class ServiceMoved(HeadraceError):
+    """The service of this replica was given another meaning."""
+
+
 class Scorer:
     """One replica. `run` blocks in the thread that calls it; everything else may be called from any thread.
 
     Args:
         case: The use case.
         kafka: The cluster.
-        stores: The online store and the plan; the plan is read once, so a new one needs a new replica.
+        stores: The online store and the plan. Another version of a view is read from the next batch on.
         settings: Bounds of a batch, timeouts, and the model folder.
         slot: A number that no other live replica has.
     """
@@ -64,14 +70,15 @@ class Scorer:
         *,
         slot: int = 0,
     ) -> None:
-        self._case, self._kafka, self._settings = case, kafka, settings
+        self._case, self._kafka, self._stores, self._settings = case, kafka, stores, settings
         self._slot = slot
         contracts, rules = usecase.load("schemas", case), usecase.load("serving", case)
+        self._plan_stamp = plan_files.stamp(stores.plan_path)
         plan = Plan.load(stores.plan_path)
         self._contract: type[Event] = contracts.REQUEST
         self._expected = runtime.Expected.of(case, plan)
         self._reader = VectorReader(stores, plan, contracts.SERVICE)
-        self._own = OwnReader(kafka, case, self._contract, self._reader.own_events(), settings)
+        self._own = self._own_reader()
         self._join_keys = [key.name for key in self._reader.join_keys]
         self._rules = Rules(
             inputs=contracts.INPUTS,
@@ -140,7 +147,39 @@ class Scorer:
     def _load(self, model: str, version: str) -> runtime.Model:
         return runtime.load(Path(self._settings.models_dir) / model / version, self._expected)
 
+    def _own_reader(self) -> OwnReader:
+        events = self._reader.own_events()
+        return OwnReader(self._kafka, self._case, self._contract, events, self._settings)
+
+    def _follow_plan(self) -> None:
+        """Read what the plan says now; a look at it costs microseconds.
+
+        Raises:
+            ServiceMoved: The service means something else now, and the models in memory do not fit it.
+        """
+        stamp = plan_files.stamp(self._stores.plan_path)
+        if stamp == self._plan_stamp:
+            return
+        self._plan_stamp = stamp
+        service, plan = self._reader.service.name, Plan.load(self._stores.plan_path)
+        if plan.service_fingerprint(service) != self._reader.fingerprint:
+            raise ServiceMoved(
+                f"service {service}",
+                wanted="the definitions that the models in memory were checked against",
+                came="the plan has others under the same name",
+                mend="This replica ends; its successor refuses models that do not fit. Train one for them.",
+            )
+        reader = VectorReader(self._stores, plan, service)
+        if reader.versions == self._reader.versions:
+            reader.close()
+            return
+        log.info("scorer.plan", versions=reader.versions)
+        self._reader.close()
+        self._reader = reader
+        self._own = self._own_reader()
+
     def _turn(self, channel: Channel, serving: Serving) -> None:
+        self._follow_plan()
         channel.move_to(self._slot)
         messages = channel.poll()
         self._epoch, self._owned = serving.state.epoch, channel.owned

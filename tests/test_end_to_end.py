@@ -181,6 +181,20 @@ def test_the_snippets_of_the_readme_run(running: Settings) -> None:
         exec(snippet, {"BOOTSTRAP_SERVERS": running.kafka.bootstrap_servers})  # noqa: S102
 
 
+def test_the_snippet_about_points_in_time_runs(
+    running: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_DATA_DIR", running.data_dir)
+    page = (ROOT / "docs" / "point-in-time.md").read_text()
+    [snippet] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(snippet, names)  # noqa: S102
+    happened, known = (names[of]["count_delay_1h"] for of in ("happened", "known"))
+    assert len(happened) == len(known) > 1_000
+    # What had arrived is a part of what had happened.
+    assert (happened >= known).all()
+
+
 def test_reports_lie_where_the_readme_says(home: Path, summary: dict[str, Any]) -> None:
     assert summary["lake"]["flights_results"] == summary["results"]
     assert (home / "demo" / "summary.json").exists()

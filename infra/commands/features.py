@@ -13,6 +13,9 @@ from infra.commands.features_show import show
 from infra.commands.features_test import check
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from features.state_cost import Cost
     from pipelines.deploy import Deployed
 
 PIPED_WIDTH = 200
@@ -34,7 +37,9 @@ SIGNS = {
 
 @app.command("plan")
 def plan(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> None:
-    """What `apply` would change: definitions, topics, jobs. Changes nothing.
+    """What `apply` would change: definitions, lake tables, topics, jobs; and what each view costs. Changes nothing.
+
+    A definition that cannot be run is refused, and so is a contract that broke what was released.
 
     Example: headrace features plan --json
     """
@@ -50,12 +55,24 @@ def plan(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> N
 
 
 @app.command("apply")
-def apply(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> None:
+def apply(
+    *,
+    allow_service_changes: bool = typer.Option(
+        False, "--allow-service-changes", help="Let a service mean something else by the same name."
+    ),
+    prune: bool = typer.Option(
+        False, "--prune", help="Remove topics, rings and state of versions that nobody reads."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="As JSON."),
+) -> None:
     """Register the definitions, create their tables and topics, run their Flink jobs.
 
-    Where flink.require_certificate is set, a view that `features certify` has not passed is refused.
+    A view that changed is filled from the lake beside the running one, and readers switch when it has caught up; Ctrl-C
+    before that changes nothing for them, and applying again goes on. Where flink.require_certificate is set, a view
+    that `features certify` has not passed is refused.
 
     Example: headrace features apply
+    Example: headrace features apply --prune
     """
     from infra.settings import Settings
     from pipelines import deploy
@@ -66,7 +83,15 @@ def apply(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> 
         typer.echo(line, err=True)
 
     _print(
-        deploy.apply(settings.case, settings.kafka, settings.stores, settings.flink, progress),
+        deploy.apply(
+            settings.case,
+            settings.kafka,
+            settings.stores,
+            settings.flink,
+            progress,
+            allow_service_changes=allow_service_changes,
+            prune=prune,
+        ),
         verb="submitted",
         as_json=as_json,
     )
@@ -112,28 +137,53 @@ def _print(deployed: Deployed, *, verb: str, as_json: bool) -> None:
     import json
 
     from rich.console import Console
+    from rich.markup import escape
 
     if as_json:
         told: dict[str, Any] = deployed._asdict() | {"diff": deployed.diff._asdict()}
-        told["costs"] = [cost._asdict() for cost in deployed.costs]
+        told["costs"] = [_cost(cost) for cost in deployed.costs]
         typer.echo(json.dumps(told, indent=1))
         return
     console = Console(highlight=False, soft_wrap=True)
-    for kind, sign in SIGNS.items():
-        for name in getattr(deployed.diff, kind):
-            console.print(f"{sign} {name}")
+    for sign, what in _changes(deployed):
+        console.print(sign, escape(what))
     for cost in deployed.costs:
         redis_gib, flink_gib = cost.gib_a_million
         console.print(
             f"  {cost.view}: {cost.ring_bytes:,} B an entity in Redis, at most {cost.flink_bytes:,} B in Flink;"
             f" a million are {redis_gib:.1f} and {flink_gib:.1f} GiB"
         )
+    if deployed.topics is None:
+        console.print("Kafka does not answer: its topics are not compared")
     if deployed.submitted is None:
         console.print("Flink does not answer: its jobs are not compared")
     else:
         console.print(f"{verb} {len(deployed.submitted)} Flink jobs")
-    for name in deployed.cancelled:
-        console.print("[red]-[/]", "job", name.replace("[", r"\["))
+
+
+def _changes(deployed: Deployed) -> Iterator[tuple[str, str]]:
+    """What is made, changed, left and taken away, a line each: definitions, lake tables, topics, jobs."""
+    for kind, sign in SIGNS.items():
+        for name in getattr(deployed.diff, kind):
+            yield sign, name
+    added, removed = SIGNS["added"], SIGNS["removed"]
+    yield from ((added, f"table {name}") for name in deployed.diff.tables)
+    yield from ((added, f"topic {name}") for name in deployed.topics or ())
+    taking_over = "a new version takes over, filled from the lake"
+    yield from ((SIGNS["changed"], f"{name}: {taking_over}") for name in deployed.handed_over)
+    refused = "means something else: its models are refused"
+    yield from ((removed, f"service {name} {refused}") for name in deployed.services_changed)
+    yield from ((removed, f"job {name}") for name in deployed.cancelled)
+    yield from ((added, f"job of {view}") for view in deployed.submitted or ())
+    yield from ((removed, what) for what in deployed.pruned)
+
+
+def _cost(cost: Cost) -> dict[str, Any]:
+    redis_gib, flink_gib = cost.gib_a_million
+    return cost._asdict() | {
+        "redis_gib_a_million": round(redis_gib, 3),
+        "flink_gib_a_million": round(flink_gib, 3),
+    }
 
 
 def _duration(seconds: int) -> str:

@@ -12,12 +12,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from infra.settings import Settings
+    from pipelines.job_health import JobHealth
 
 app = typer.Typer()
 
 _COLOURS = {"ready": "green", "starting": "yellow", "waiting": "dim", "backoff": "red"}
 # Of a job's health, what is worth a word only where there was any.
-_TROUBLES = {"restarts": "restarts", "checkpoints_failed": "checkpoints failed"}
+_TROUBLES = {
+    "restarts": "restarts",
+    "checkpoints_failed": "checkpoints failed",
+    "late_events": "late",
+    "too_late_events": "too late",
+}
+# Of what the intake reports, the part that is told beside a view's job.
+_LATENESS = {"late_events": "late", "too_late_events": "too_late"}
 KIB = 1024
 
 
@@ -50,7 +58,8 @@ def status(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) ->
 def summary(settings: Settings, state: Mapping[str, Any] | None) -> dict[str, Any]:
     """What `--json` prints: `healthy`, `services`, `flink_jobs`, `endpoints`, `data_dir`."""
     services = dict(state["services"]) if state else {}
-    jobs = flink_jobs(settings) if state else []
+    intake = (services.get("intake") or {}).get("report") or {}
+    jobs = flink_jobs(settings, intake) if state else []
     answers = all(row["phase"] == "ready" and row["answers"] for row in services.values())
     return {
         "healthy": bool(services) and answers and all(job["state"] == "RUNNING" for job in jobs),
@@ -62,13 +71,36 @@ def summary(settings: Settings, state: Mapping[str, Any] | None) -> dict[str, An
     }
 
 
-def flink_jobs(settings: Settings) -> list[dict[str, Any]]:
-    """Every job that Flink still runs or retries, and how it is doing; empty where it does not answer."""
+def flink_jobs(settings: Settings, intake: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every job that Flink still runs or retries, and how it is doing; empty where it does not answer.
+
+    Late events are counted by the intake, before the job: `late_events` and, of those, `too_late_events` are None where it
+    has not said.
+    """
     import msgspec
 
     from pipelines.job_health import job_health
 
-    return [msgspec.structs.asdict(job) for job in job_health(settings.flink)]
+    return [
+        msgspec.structs.asdict(_with_lag(settings, job))
+        | {field: intake.get(f"{count}.{job.view}") for field, count in _LATENESS.items()}
+        for job in job_health(settings.flink)
+    ]
+
+
+def _with_lag(settings: Settings, job: JobHealth) -> JobHealth:
+    """The job with its lag by committed offsets, where Flink has not told it."""
+    import msgspec
+
+    from features import plan_files
+    from pipelines.job_lag import committed_lag_events
+
+    views = {view.name: view for view in plan_files.applied(settings.stores.plan_path).views}
+    if job.lag_events is not None or job.view not in views:
+        return job
+    topic = views[job.view].topic
+    lag_events = committed_lag_events(settings.kafka, job.group, topic)
+    return msgspec.structs.replace(job, lag_events=lag_events)
 
 
 def job_line(job: Mapping[str, Any]) -> str:
@@ -78,7 +110,9 @@ def job_line(job: Mapping[str, Any]) -> str:
         words.append(f"state {job['state_bytes'] / KIB:,.0f} KiB")
     if job["checkpoint_age_s"] is not None:
         words.append(f"checkpoint {job['checkpoint_age_s']:.0f} s ago")
-    words += [f"{job[one]} {word}" for one, word in _TROUBLES.items() if job[one]]
+    if job["lag_events"] is not None:
+        words.append(f"{job['lag_events']:,} events behind")
+    words += [f"{job[one]:,} {word}" for one, word in _TROUBLES.items() if job.get(one)]
     return ", ".join(words)
 
 
@@ -122,5 +156,7 @@ def _words(row: Mapping[str, Any]) -> str:
     if reported_ms is None:
         return ""
     age_s = max(0.0, time.time() - reported_ms / 1_000)
-    words = ", ".join(f"{key} {value}" for key, value in list(report.items())[:4])
+    # What is counted by view is told beside the view's job.
+    told = [f"{key} {value}" for key, value in report.items() if "." not in key]
+    words = ", ".join(told[:4])
     return f"{words} ({age_s:.0f} s ago)"

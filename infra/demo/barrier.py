@@ -43,7 +43,7 @@ class Barrier:
         self._views: dict[str, list[View]] = defaultdict(list)
         for view in plan.views:
             self._views[view.topic.removesuffix(VALID_SUFFIX)].append(view)
-        self._formats = {view.name: RingFormat(view) for view in plan.views}
+        self._formats = {view.versioned: RingFormat(view) for view in plan.views}
         self._counts: dict[Ring, dict[Tile, int]] = defaultdict(dict)
         self._pending: dict[Ring, set[Tile]] = defaultdict(set)
 
@@ -57,7 +57,7 @@ class Barrier:
         keys: list[KeyValue] = [event.fields[k.name] for k in view.join_keys]  # type: ignore[misc]
         if None in keys:
             return
-        ring = (view.name, entity_key(keys))
+        ring = (view.versioned, entity_key(keys))
         tiles = self._counts[ring]
         for layout in view.layouts:
             tile = (layout.hop_s, event.time_ms // layout.hop_ms)

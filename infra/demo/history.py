@@ -11,7 +11,7 @@ replay from June on hold every event once between them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from schemas import flights, topics
 from schemas.errors import HeadraceError
@@ -28,7 +27,6 @@ from schemas.errors import HeadraceError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from features.settings import StoreSettings
     from schemas.events import Event
 
 CASE = "flights"
@@ -47,9 +45,6 @@ ARROW_TYPES = {
 }
 # From schedule to gate: the worst delay (22 h) and the longest flight (12 h) come to less than two days.
 LONGEST_JOURNEY = pd.Timedelta(days=3)
-NOTHING = timedelta()
-# What the windowed features are computed from.
-FEATURE_STREAMS = ("departures", "weather")
 STREAMS = ("requests", "departures", "weather", "outcomes")
 WEATHER_FIELDS = (
     *("temp", "dewp", "humid", "wind_dir", "wind_speed"),
@@ -145,47 +140,6 @@ def load(since: date, until: date) -> Timeline:
     }
     arrow = {name: _arrow(name, frame) for name, frame in cut.items()}
     return Timeline(since, until, omitted=omitted, **arrow)
-
-
-def write_history(
-    stores: StoreSettings, since: date, until: date, *, streamed: timedelta = NOTHING
-) -> dict[str, int]:
-    """Append the events of `[since, until)` to the lake, as if they had been received when they happened.
-
-    `ingest_ms` is the event time: this history was known as it went, and a training set "as known at" an instant of the
-    past must be able to see it. The rows have no Kafka coordinates, and the snapshots carry no offsets, so the archiver
-    begins where Kafka begins. Call it once on an empty lake: called twice it appends twice.
-
-    Args:
-        stores: Where the lake is.
-        since: The first day.
-        until: The first day that is not in it.
-        streamed: The span before `until` whose departures and weather are left out, because they will be sent through
-            Kafka to fill the windows, and the archiver brings them here.
-
-    Returns:
-        Rows written, by table.
-    """
-    # pyiceberg takes a second to import, which `load` need not pay.
-    from features.lake import Lake  # noqa: PLC0415
-    from features.lake_schema import lake_schema, with_coordinates  # noqa: PLC0415
-
-    timeline = load(since, until)
-    lake = Lake(stores)
-    written: dict[str, int] = {}
-    for stream in STREAMS:
-        name = topics.table_of(CASE)[f"{CASE}.{stream}"].table
-        schema = lake_schema(contract_of(stream))
-        lake.create(name, schema)
-        end = until - streamed if stream in FEATURE_STREAMS else until
-        written[name] = 0
-        for since_ms, until_ms in _months(since, end):
-            chunk = _between(timeline.table(stream), since_ms, until_ms)
-            if chunk.num_rows:
-                known = with_coordinates(chunk, ingest_ms=chunk["event_time_ms"])
-                lake.append(name, known.select(schema.names).cast(schema))
-                written[name] += chunk.num_rows
-    return written
 
 
 def _folder() -> Path:
@@ -327,17 +281,3 @@ def _arrow(stream: str, frame: pd.DataFrame) -> pa.Table:
         for name in contract.model_fields
     }
     return pa.table(columns)
-
-
-def _months(since: date, until: date) -> Iterator[tuple[int, int]]:
-    start = since
-    while start < until:
-        following = date(start.year + start.month // 12, start.month % 12 + 1, 1)
-        end = min(following, until)
-        yield midnight_ms(start), midnight_ms(end)
-        start = end
-
-
-def _between(rows: pa.Table, since_ms: int, until_ms: int) -> pa.Table:
-    at = rows["event_time_ms"]
-    return rows.filter(pc.and_(pc.greater_equal(at, since_ms), pc.less(at, until_ms)))

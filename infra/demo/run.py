@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.views import Plan
-from infra.demo import history
+from infra.demo import history, lake_history
 from infra.demo.answers import Answers
 from infra.demo.audit import Audit
 from infra.demo.barrier import Barrier
@@ -122,7 +122,9 @@ def run(settings: Settings, options: Options, console: Console, *, keep: bool = 
 
 def _play(settings: Settings, options: Options, watch: Stopwatch) -> Json:
     with watch.phase("history", f"Loading 2013 up to {options.since} into the lake"):
-        history.write_history(settings.stores, history.YEAR_START, options.since, streamed=WARM_UP)
+        lake_history.write_history(
+            settings.stores, history.YEAR_START, options.since, streamed=WARM_UP
+        )
     plan = Plan.load(settings.stores.plan_path)
     with watch.phase("champion", "Training the champion on January"):
         _train_champion(settings, plan, options, watch.console)

@@ -150,6 +150,8 @@ class FlinkCluster:
             "execution.checkpointing.dir": (self.folder / "checkpoints").as_uri(),
             "execution.checkpointing.savepoint-dir": (self.folder / "savepoints").as_uri(),
             "io.tmp.dirs": str(self.folder / "tmp"),
+            # What `headrace status` tells of a job is as old as this; the default is 10 s. Nothing is fetched unasked.
+            "metrics.fetcher.update-interval": "1 s",
             # Nobody uploads code through the page.
             "web.submit.enable": False,
         }

@@ -53,8 +53,8 @@ def events(lab: StoreSettings, applied: Diff) -> pa.Table:
                 ring = fmt.empty()
                 mine = [e for e in log if e[key] == value]
                 fmt.apply(ring, 0, [row for _, row in TileStream(view).push_all(mine)])
-                rings.write([(view.name, entity_key([value]), ring.tobytes())])
-            rings.advance_clock({view.name: log[-1]["event_time_ms"]})
+                rings.write([(view.versioned, entity_key([value]), ring.tobytes())])
+            rings.advance_clock({view.versioned: log[-1]["event_time_ms"]})
     return rows
 
 

@@ -21,7 +21,7 @@ from tests.features.readings import NAMES, PLAN, START_MS, VIEW, assert_same, ev
 def lab(stores: StoreSettings) -> Iterator[StoreSettings]:
     mine = stores.model_copy(update={"project": "test_online_vectors"})
     yield mine
-    Rings(mine).delete(VIEW.name)
+    Rings(mine).delete(VIEW.versioned)
 
 
 def fill(stores: StoreSettings, log: list[dict[str, object]]) -> None:
@@ -30,7 +30,7 @@ def fill(stores: StoreSettings, log: list[dict[str, object]]) -> None:
         ring = fmt.empty()
         rows = [row for keys, row in TileStream(VIEW).push_all(log) if keys == (sensor,)]
         fmt.apply(ring, 0, rows)
-        rings.write([(VIEW.name, entity_key([sensor]), ring.tobytes())])
+        rings.write([(VIEW.versioned, entity_key([sensor]), ring.tobytes())])
 
 
 LOG = [event(i * 61_000, i / 4, sensor="ab"[i % 2], event_id=f"e{i:03}") for i in range(80)]
@@ -67,7 +67,7 @@ def test_an_empty_batch_is_an_empty_answer(lab: StoreSettings) -> None:
 
 
 def test_rings_of_another_definition_count_as_absent(lab: StoreSettings) -> None:
-    Rings(lab).write([(VIEW.name, entity_key(["a"]), b"of another day")])
+    Rings(lab).write([(VIEW.versioned, entity_key(["a"]), b"of another day")])
     reader = VectorReader(lab, PLAN, "lab_v1")
     found = reader.read({"sensor": ["a"]}, np.array([START_MS]))
     assert (found.discarded, found.age_ms[0, 0]) == (1, -1)
@@ -76,12 +76,12 @@ def test_rings_of_another_definition_count_as_absent(lab: StoreSettings) -> None
 
 def test_the_streams_clock_never_goes_back(lab: StoreSettings) -> None:
     rings = Rings(lab)
-    rings.delete(VIEW.name)
+    rings.delete(VIEW.versioned)
     assert rings.clock() is None
-    rings.advance_clock({VIEW.name: 5_000, "other": 4_000})
-    rings.advance_clock({VIEW.name: 3_000, "other": 6_000})
+    rings.advance_clock({VIEW.versioned: 5_000, "other": 4_000})
+    rings.advance_clock({VIEW.versioned: 3_000, "other": 6_000})
     assert rings.clock() == 6_000
-    assert rings.clocks() == {VIEW.name: 5_000, "other": 6_000}
+    assert rings.clocks() == {VIEW.versioned: 5_000, "other": 6_000}
     rings.delete("other")
     assert rings.clock() == 5_000
 

@@ -57,7 +57,7 @@ def lab(redis_url: str, tmp_path: Path) -> Iterator[StoreSettings]:
     for start in range(0, len(LOG), 60):
         lake.append(VIEW.table, table(shuffled[start : start + 60]))
     yield mine
-    Rings(mine).delete(VIEW.name)
+    Rings(mine).delete(VIEW.versioned)
 
 
 def assert_right(stores: StoreSettings, log: list[dict[str, object]]) -> None:
@@ -83,9 +83,9 @@ def test_lost_rings_come_back(lab: StoreSettings) -> None:
 def test_again_changes_no_byte(lab: StoreSettings) -> None:
     keys = [entity_key([sensor]) for sensor in SENSORS]
     rebuild(PLAN, lab)
-    once = Rings(lab).read(VIEW.name, keys)
+    once = Rings(lab).read(VIEW.versioned, keys)
     rebuild(PLAN, lab)
-    assert Rings(lab).read(VIEW.name, keys) == once
+    assert Rings(lab).read(VIEW.versioned, keys) == once
 
 
 def test_what_the_lake_does_not_have_yet_stays(lab: StoreSettings) -> None:
@@ -97,17 +97,17 @@ def test_what_the_lake_does_not_have_yet_stays(lab: StoreSettings) -> None:
         # Only of the newest tiles: the others were lost.
         mine = [r for k, r in rows if k == (sensor,) and r.clock_ms > LATEST_MS]
         fmt.apply(ring, 0, mine)
-        Rings(lab).write([(VIEW.name, entity_key([sensor]), ring.tobytes())])
+        Rings(lab).write([(VIEW.versioned, entity_key([sensor]), ring.tobytes())])
     rebuild(PLAN, lab)
     assert_right(lab, [*LOG, *newer])
 
 
 def test_a_ring_that_changed_meanwhile_is_not_overwritten(lab: StoreSettings) -> None:
     rings = Rings(lab)
-    rings.write([(VIEW.name, b"a", b"1"), (VIEW.name, b"b", b"1")])
+    rings.write([(VIEW.versioned, b"a", b"1"), (VIEW.versioned, b"b", b"1")])
     asked = [(b"a", b"1", b"2"), (b"b", b"0", b"2"), (b"c", None, b"2"), (b"a", None, b"3")]
-    assert rings.replace(VIEW.name, asked) == [b"b", b"a"]
-    assert rings.read(VIEW.name, [b"a", b"b", b"c"]) == [b"2", b"1", b"2"]
+    assert rings.replace(VIEW.versioned, asked) == [b"b", b"a"]
+    assert rings.read(VIEW.versioned, [b"a", b"b", b"c"]) == [b"2", b"1", b"2"]
 
 
 def test_a_tile_that_comes_while_its_ring_is_rebuilt_is_kept(lab: StoreSettings) -> None:
@@ -133,7 +133,7 @@ def test_a_tile_that_comes_while_its_ring_is_rebuilt_is_kept(lab: StoreSettings)
     _offer(VIEW, rings, tiles)
     assert rings.times == 2
     fmt = RingFormat(VIEW)
-    records, _ = fmt.unpack(rings.read(VIEW.name, [entity_key(["s0"])]))
+    records, _ = fmt.unpack(rings.read(VIEW.versioned, [entity_key(["s0"])]))
     held = records[f"n_{newest.hop_s}"][0]
     assert held.max() == 1_000
     assert (held > 0).sum() > 1

@@ -253,15 +253,6 @@ def test_teardown_forgets_a_view_and_no_other(store: FeatureStore) -> None:
     [
         (view("Bad", shop), "'Bad'"),
         (view("orphan", Entity(name="nowhere", value_type=ValueType.STRING)), "'nowhere'"),
-        (
-            FeatureView(
-                name="elsewhere",
-                entities=[shop],
-                schema=[Field(name="shop", dtype=String), Field(name="x", dtype=Int64)],
-                source=LakeSource("shop_facts", timestamp_field="made_at"),
-            ),
-            "'made_at'",
-        ),
     ],
 )
 def test_a_view_of_rows_that_cannot_run_is_refused(definition: FeatureView, reason: str) -> None:

@@ -47,7 +47,7 @@ def filled(stores: StoreSettings, plan: Plan) -> StoreSettings:
     for view in plan.service_views(SERVICE):
         packed = RingFormat(view).empty().tobytes()
         keys = [entity_key([f"E{n}"]) for n in range(ENTITIES)]
-        rings.write((view.name, key, packed) for key in keys)
+        rings.write((view.versioned, key, packed) for key in keys)
     rings.close()
     return stores
 
@@ -66,7 +66,7 @@ def test_bench_online_read(filled: StoreSettings, plan: Plan, rows: int) -> None
     entities = {key.name: chosen for key in plan.join_keys(SERVICE)}
     as_of_ms = np.full(rows, AS_OF_MS)
     wanted = [
-        f"{filled.project}:{view.name}:".encode() + entity_key([name])
+        f"{filled.project}:{view.versioned}:".encode() + entity_key([name])
         for view in plan.service_views(SERVICE)
         for name in chosen
     ]

@@ -84,7 +84,7 @@ def test_a_view_compiles_to_what_executors_need() -> None:
     assert (found.topic, found.table, found.topic_out) == (
         "lab.readings.valid",
         "lab_readings",
-        "features.readings",
+        f"features.readings.{found.version}",
     )
     assert found.event_id_field == "reading_id"
     assert found.columns == {"sensor": "string", "reading_id": "string", "value": "double"}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from features import own_events
+from features import own_fold
 from features.own_events import Own, OwnEvents
 from features.progress import Progress
 from features.reference import features_as_of
@@ -151,9 +151,9 @@ def _served(
     offsets = np.array([r["offset"] for r in requests], dtype=np.int64)
     asked = Own(own, np.zeros(len(requests), dtype=np.int64), offsets)
     keys = [_key(view, r) for r in requests]
-    marked = own_events.settle(view, records, keys, asked, as_of)
-    pairs = own_events.pairs(view, keys, asked, as_of)
-    own_events.fold(view, records, pairs, as_of)
+    marked = own_fold.settle(view, records, keys, asked, as_of)
+    pairs = own_fold.pairs(view, keys, asked, as_of)
+    own_fold.fold(view, records, pairs, as_of)
     names = [a.name for a in view.aggregates]
     values = kept.evaluate(records, np.arange(len(requests)), as_of, names)
     return values, marked.tolist()

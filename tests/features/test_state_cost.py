@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import redis
 
 from features.ring import RingFormat
 from features.rings import Rings, entity_key
-from features.state_cost import StateRefused, cost, refuse_costly
+from features.state_cost import StateRefused, cost, refuse_costly, tile_life_s
 from tests.features.readings import VIEW
 
 if TYPE_CHECKING:
@@ -41,3 +42,15 @@ def test_a_view_beyond_the_limit_is_refused_with_the_arithmetic() -> None:
     with pytest.raises(StateRefused, match=r"tiles of 60 s x .* B"):
         refuse_costly([VIEW], LATENESS_S, 1_000)
     assert [c.view for c in refuse_costly([VIEW], LATENESS_S, 10**9)] == [VIEW.name]
+
+
+def test_a_short_window_over_a_short_hop_is_not_kept_as_long_as_the_longest() -> None:
+    short, long = VIEW.aggregates[0], msgspec.structs.replace(VIEW.aggregates[0], name="day")
+    short = msgspec.structs.replace(short, window_s=600, hop_s=60)
+    long = msgspec.structs.replace(long, window_s=86_400, hop_s=1_800)
+    view = msgspec.structs.replace(VIEW, aggregates=(short, long))
+    assert [tile_life_s(view, hop_s, 3_600) for hop_s in (60, 1_800)] == [4_200, 90_000]
+    minute, half_hour = cost(view, 3_600).arithmetic[1:]
+    # 4,200 s are 70 tiles, and one is being filled.
+    assert "71 tiles of 60 s" in minute
+    assert "51 tiles of 1800 s" in half_hour

@@ -23,7 +23,7 @@ CREATE TEMPORARY TABLE `source` (
   'topic' = 'toy.readings.valid',
   'properties.bootstrap.servers' = '127.0.0.1:9092',
   'properties.security.protocol' = 'PLAINTEXT',
-  'properties.group.id' = 'features.levels',
+  'properties.group.id' = 'features.levels.66f9afd0',
   'properties.isolation.level' = 'read_committed',
   'properties.fetch.max.wait.ms' = '5',
   'scan.startup.mode' = 'earliest-offset',
@@ -45,7 +45,7 @@ CREATE TEMPORARY TABLE `tiles_300` (
   PRIMARY KEY (`station`, `gate`, `tile`) NOT ENFORCED
 ) WITH (
   'connector' = 'upsert-kafka',
-  'topic' = 'features.levels',
+  'topic' = 'features.levels.66f9afd0',
   'properties.bootstrap.servers' = '127.0.0.1:9092',
   'properties.security.protocol' = 'PLAINTEXT',
   'sink.delivery-guarantee' = 'at-least-once',
@@ -70,7 +70,7 @@ CREATE TEMPORARY TABLE `tiles_1800` (
   PRIMARY KEY (`station`, `gate`, `tile`) NOT ENFORCED
 ) WITH (
   'connector' = 'upsert-kafka',
-  'topic' = 'features.levels',
+  'topic' = 'features.levels.66f9afd0',
   'properties.bootstrap.servers' = '127.0.0.1:9092',
   'properties.security.protocol' = 'PLAINTEXT',
   'sink.delivery-guarantee' = 'at-least-once',
@@ -80,7 +80,7 @@ CREATE TEMPORARY TABLE `tiles_1800` (
 )
 
 INSERT INTO `tiles_300`
-SELECT
+SELECT /*+ STATE_TTL('events' = '7200 s') */
   `station`,
   `gate`,
   CONCAT('300/', CAST(`event_time_ms` / 300000 AS STRING)) AS `tile`,
@@ -91,12 +91,12 @@ SELECT
   MAX(`event_time_ms`) AS `clock_ms`,
   MAX(`source_offset`) AS `source_offset`,
   MAX(`source_partition`) AS `source_partition`
-FROM `source`
+FROM `source` AS `events`
 WHERE `station` IS NOT NULL AND `gate` IS NOT NULL AND `event_time_ms` IS NOT NULL
 GROUP BY `station`, `gate`, CONCAT('300/', CAST(`event_time_ms` / 300000 AS STRING))
 
 INSERT INTO `tiles_1800`
-SELECT
+SELECT /*+ STATE_TTL('events' = '90000 s') */
   `station`,
   `gate`,
   CONCAT('1800/', CAST(`event_time_ms` / 1800000 AS STRING)) AS `tile`,
@@ -109,6 +109,6 @@ SELECT
   MAX(`event_time_ms`) AS `clock_ms`,
   MAX(`source_offset`) AS `source_offset`,
   MAX(`source_partition`) AS `source_partition`
-FROM `source`
+FROM `source` AS `events`
 WHERE `station` IS NOT NULL AND `gate` IS NOT NULL AND `event_time_ms` IS NOT NULL
 GROUP BY `station`, `gate`, CONCAT('1800/', CAST(`event_time_ms` / 1800000 AS STRING))

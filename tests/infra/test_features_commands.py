@@ -97,6 +97,31 @@ def test_apply_refuses_what_is_not_certified_where_that_is_demanded(data: Path) 
     assert not (data / "features" / "plan.json").exists()
 
 
+def test_plan_tells_the_difference_and_the_cost_where_nothing_runs(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    nowhere = {
+        "HEADRACE_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "HEADRACE_FLINK__REST_PORT": "1",
+    }
+    done = features("plan", data=data, **nowhere)
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "+ view origin_departures",
+        "+ service flights_v1",
+        "+ table flights_departures",
+        "Kafka does not answer",
+        "Flink does not answer",
+    ):
+        assert line in done.stdout
+    told = json.loads(features("plan", "--json", data=data, **nowhere).stdout)
+    assert (told["topics"], told["submitted"]) == (None, None)
+    assert len(told["diff"]["tables"]) == len(set(told["diff"]["tables"]))
+    (origin,) = (cost for cost in told["costs"] if cost["view"] == "origin_departures")
+    assert origin["flink_gib_a_million"] == pytest.approx(origin["flink_bytes"] * 1e6 / 2**30, 1e-2)
+    assert any("tiles of 300 s" in line for line in origin["arithmetic"])
+    assert not data.exists(), "a plan changes nothing"
+
+
 @pytest.mark.parametrize("verb", [("show", "origin_departures"), ("parity",), ("rebuild", "--yes")])
 def test_what_needs_an_applied_plan_says_so(verb: tuple[str, ...], tmp_path: Path) -> None:
     done = features(*verb, data=tmp_path)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pytest
 
 from features.lake import Lake
-from infra.demo import history
+from infra.demo import history, lake_history
 from infra.demo.history import STREAMS, Timeline, load, midnight_ms
 from schemas import flights
 from tests.conftest import stores_at
@@ -147,7 +147,7 @@ def test_the_absurd_wind_of_february_is_treated_as_its_contract_says() -> None:
 def test_history_is_in_the_lake_as_if_received_when_it_happened(tmp_path: Path) -> None:
     stores = stores_at(tmp_path, "redis://127.0.0.1:1/0")
     since, until = date(2013, 1, 30), date(2013, 2, 2)
-    written = history.write_history(stores, since, until)
+    written = lake_history.write_history(stores, since, until)
     lake = Lake(stores)
     timeline = load(since, until)
     for stream in STREAMS:
@@ -163,7 +163,7 @@ def test_history_is_in_the_lake_as_if_received_when_it_happened(tmp_path: Path) 
 def test_what_will_be_streamed_is_not_in_the_lake_yet(tmp_path: Path) -> None:
     stores = stores_at(tmp_path, "redis://127.0.0.1:1/0")
     since, until = date(2013, 1, 30), date(2013, 2, 2)
-    history.write_history(stores, since, until, streamed=timedelta(days=1))
+    lake_history.write_history(stores, since, until, streamed=timedelta(days=1))
     lake, streamed_from = Lake(stores), midnight_ms(date(2013, 2, 1))
     latest = {
         stream: pc.max(lake.scan(f"flights_{stream}")["event_time_ms"]).as_py()

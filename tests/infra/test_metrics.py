@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-JOB = JobHealth("1", "features.a [f]", "RUNNING", 0, restarts=2, state_bytes=4_096)
+JOB = JobHealth("1", "features.a [f]", "RUNNING", 0, restarts=2, state_bytes=4_096, lag_events=30)
 
 
 def _summary() -> dict[str, Any]:
@@ -27,8 +27,11 @@ def _summary() -> dict[str, Any]:
         "services": {
             "kafka": service | {"report": None},
             "materializer": service | {"answers": False, "report": {"expired": 7, "word": "x"}},
+            "intake": service | {"report": {"late.a": 5}},
         },
-        "flink_jobs": [msgspec.structs.asdict(JOB)],
+        "flink_jobs": [
+            msgspec.structs.asdict(JOB) | {"late_events": 5, "too_late_events": None},
+        ],
     }
 
 
@@ -47,6 +50,11 @@ def test_services_counters_and_jobs_are_samples_and_the_unknown_is_left_out() ->
     assert sample("headrace_job_running", job) == 1
     assert sample("headrace_job_restarts", job) == 2
     assert sample("headrace_job_state_bytes", job) == 4_096
+    assert sample("headrace_job_lag_events", job) == 30
+    assert sample("headrace_job_late_events", job) == 5
+    assert sample("headrace_job_too_late_events", job) is None
+    # Told once, beside its job.
+    assert sample("headrace_worker", {"service": "intake", "number": "late.a"}) is None
     assert sample("headrace_job_checkpoint_age_seconds", job) is None
     now["services"]["materializer"]["report"]["expired"] = 9
     assert sample("headrace_worker", expired) == 9

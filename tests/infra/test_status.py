@@ -17,8 +17,10 @@ STARTED = JobHealth("1", "features.a [f]", "RUNNING", 0, restarts=0, restored=Fa
     [
         (STARTED, "flink job RUNNING   features.a [f]"),
         (
-            msgspec.structs.replace(STARTED, state_bytes=2_097_152, checkpoint_age_s=4.2),
-            "flink job RUNNING   features.a [f], state 2,048 KiB, checkpoint 4 s ago",
+            msgspec.structs.replace(
+                STARTED, state_bytes=2_097_152, checkpoint_age_s=4.2, lag_events=7
+            ),
+            "flink job RUNNING   features.a [f], state 2,048 KiB, checkpoint 4 s ago, 7 events behind",
         ),
         (
             msgspec.structs.replace(STARTED, state="RESTARTING", restarts=3, checkpoints_failed=2),
@@ -30,6 +32,12 @@ def test_a_job_is_a_line_and_trouble_is_named_only_where_there_was_any(
     health: JobHealth, line: str
 ) -> None:
     assert job_line(msgspec.structs.asdict(health)) == line
+
+
+def test_late_events_are_told_beside_their_view_s_job() -> None:
+    late = {"late_events": 1_234, "too_late_events": 0}
+    line = job_line(msgspec.structs.asdict(STARTED) | late)
+    assert line == "flink job RUNNING   features.a [f], 1,234 late"
 
 
 def test_without_a_cluster_there_are_no_jobs() -> None:

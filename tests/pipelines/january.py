@@ -7,7 +7,7 @@ from pathlib import Path
 
 from features.settings import StoreSettings
 from features.views import Aggregate, JoinKey, Plan, Service, View
-from infra.demo import history
+from infra.demo import history, lake_history
 from tests.conftest import stores_at
 
 SINCE_MS = history.midnight_ms(date(2013, 1, 1))
@@ -25,7 +25,7 @@ def plan() -> Plan:
 def lake(folder: Path) -> StoreSettings:
     """Stores under `folder` whose lake holds the three weeks; no Redis."""
     stores = stores_at(folder, "redis://127.0.0.1:1/0")
-    history.write_history(stores, date(2013, 1, 1), date(2013, 1, 22))
+    lake_history.write_history(stores, date(2013, 1, 1), date(2013, 1, 22))
     plan().save(stores.plan_path)
     return stores
 

@@ -12,12 +12,13 @@ from confluent_kafka.admin import AdminClient
 
 from features.certify import certify
 from features.hostile import stream
-from features.views import Aggregate, JoinKey, Layout, View
+from features.views import Aggregate, Handover, JoinKey, Layout, View
 from infra.local import process
 from infra.local.flink import FlinkCluster
 from pipelines import certify_stream, flink_sql
 from pipelines.flink_jobs import FlinkJobs
 from pipelines.settings import FlinkSettings
+from pipelines.tile_query import tile_query
 from tests.features.readings import VIEW
 
 if TYPE_CHECKING:
@@ -84,12 +85,14 @@ def test_wrong_sql_is_caught(
     kafka: KafkaSettings, flink: FlinkSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job that takes the tile from a rounded instant is off at the edges of tiles only."""
-    right = flink_sql._insert
+    right = tile_query
 
-    def wrong(view: View, layout: Layout) -> str:
-        return right(view, layout).replace("`event_time_ms` / ", "(`event_time_ms` + 1) / ")
+    def wrong(view: View, layout: Layout, life_s: int, handover: Handover | None) -> str:
+        return right(view, layout, life_s, handover).replace(
+            "`event_time_ms` / ", "(`event_time_ms` + 1) / "
+        )
 
-    monkeypatch.setattr(flink_sql, "_insert", wrong)
+    monkeypatch.setattr(flink_sql, "tile_query", wrong)
     view = msgspec.structs.replace(VIEW, aggregates=VIEW.aggregates[:2])
     events = [e for seed in SEEDS for e in stream(view, seed).events]
     streams = {view.name: (view, events)}

@@ -7,6 +7,7 @@ import random
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -93,10 +94,10 @@ def _define(functions: tuple[str, ...]) -> None:
     sys.modules[module.__name__] = module
 
 
-def _tiles(kafka: KafkaSettings) -> dict[tuple[str, str], dict[str, Any]]:
+def _tiles(kafka: KafkaSettings, topic: str) -> dict[tuple[str, str], dict[str, Any]]:
     """The last upsert of each tile."""
     found = {}
-    for message in committed(kafka, f"features.{VIEW}"):
+    for message in committed(kafka, topic):
         assert message.value() is not None, "a tombstone"
         row = msgspec.json.decode(message.value() or b"")
         found[row["station"], row["tile"]] = row
@@ -143,8 +144,9 @@ def test_definitions_become_jobs_once_and_tiles_are_whole_in_any_order(
     assert not Path(stores.plan_path).exists()
 
     done = deploy.apply(CASE, kafka, stores, flink)
-    assert (done.submitted, done.topics) == ((VIEW,), (f"features.{VIEW}",))
-    assert Plan.load(stores.plan_path).view(VIEW)
+    tiles = Plan.load(stores.plan_path).view(VIEW).topic_out
+    assert (done.submitted, done.topics) == ((VIEW,), (tiles,)) == (would.submitted, would.topics)
+    assert would.diff.tables == done.diff.tables
     again = deploy.apply(CASE, kafka, stores, flink)
     assert (again.diff.unchanged, again.submitted, again.cancelled) == ((f"view {VIEW}",), (), ())
 
@@ -154,13 +156,13 @@ def test_definitions_become_jobs_once_and_tiles_are_whole_in_any_order(
     produce(kafka, topic, [(None, b"{}"), (None, b"not json"), (None, b'{"station": null}')])
     produce_events(kafka, topic, events)
     wanted = _wanted(events)
-    eventually(lambda: sum(row["n"] for row in _tiles(kafka).values()) == len(events))
-    assert _common(_tiles(kafka)) == wanted, f"seed {SEED}"
+    eventually(lambda: sum(row["n"] for row in _tiles(kafka, tiles).values()) == len(events))
+    assert _common(_tiles(kafka, tiles)) == wanted, f"seed {SEED}"
     # A quiet time later, what comes late still lands in its own tile.
     late = [toy.reading(7, level=1e6), toy.reading(1_999, level=-1.25)]
     late = [e.model_copy(update={"event_id": f"late-{e.event_id}"}) for e in late]
     produce_events(kafka, topic, late)
-    eventually(lambda: sum(row["n"] for row in _tiles(kafka).values()) == len(events) + 2)
+    eventually(lambda: sum(row["n"] for row in _tiles(kafka, tiles).values()) == len(events) + 2)
 
     _changed(kafka, flink, stores)
 
@@ -170,14 +172,30 @@ def _changed(kafka: KafkaSettings, flink: FlinkSettings, stores: StoreSettings) 
         before = cluster.of_view(VIEW)
         assert len(before) == 1
         _define(("mean", "max"))
-        done = deploy.apply(CASE, kafka, stores, flink)
+        # What a start of the stack would do: it leaves to `apply` what needs a hand-over.
+        deploy.start(CASE, kafka, stores, flink)
+        assert cluster.of_view(VIEW) == before
+        with _materializer(kafka, stores):
+            done = deploy.apply(CASE, kafka, stores, flink)
         assert (done.diff.changed, done.submitted) == ((f"view {VIEW}",), (VIEW,))
+        assert done.handed_over == (VIEW,)
         after = cluster.of_view(VIEW)
         assert len(after) == 1
         assert after[0].jid != before[0].jid
-        eventually(lambda: any("max__level" in row for row in _tiles(kafka).values()))
+        tiles = _tiles(kafka, Plan.load(stores.plan_path).view(VIEW).topic_out)
+        assert all("max__level" in row for row in tiles.values())
         cluster.cancel(after)
         assert cluster.alive() == []
+
+
+@contextmanager
+def _materializer(kafka: KafkaSettings, stores: StoreSettings) -> Iterator[None]:
+    worker = toy.worker("materializer", CASE, kafka, stores)
+    try:
+        yield
+    finally:
+        worker.terminate()
+        assert worker.wait(30) == 0
 
 
 def test_a_cluster_that_is_not_there_is_said_in_a_sentence(

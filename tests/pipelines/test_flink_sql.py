@@ -2,19 +2,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from features.views import Aggregate, JoinKey, View
-from pipelines.flink_sql import SqlRefused, job, job_prefix
+from features.views import Aggregate, Handover, JoinKey, View
+from pipelines.flink_sql import job, view_prefix
 from pipelines.settings import FlinkSettings
+from pipelines.sql_names import SqlRefused
 from schemas.settings import KafkaSettings
 
 KAFKA = KafkaSettings(bootstrap_servers="127.0.0.1:9092")
 FLINK = FlinkSettings(lateness_s=3_600)
-GOLDEN = Path(__file__).parents[1] / "golden" / "levels.sql"
+GOLDEN = Path(__file__).parents[1] / "golden"
+HANDOVER = Handover(7, (12, 40), "features.levels.base.7")
 
 
 def _view(
@@ -37,11 +40,14 @@ def _view(
     )
 
 
-def test_the_text_is_the_golden_one() -> None:
-    compiled = job(_view(), KAFKA, FLINK)
+@pytest.mark.parametrize(
+    ("handover", "golden"), [(None, "levels.sql"), (HANDOVER, "levels_handed_over.sql")]
+)
+def test_the_text_is_the_golden_one(handover: Handover | None, golden: str) -> None:
+    compiled = job(_view(), KAFKA, FLINK, handover)
     options = [f"-- {key} = {value}" for key, value in sorted(compiled.options.items())]
     text = "\n\n".join(["\n".join(options), *compiled.tables, *compiled.inserts]) + "\n"
-    assert text == GOLDEN.read_text(encoding="utf-8")
+    assert text == (GOLDEN / golden).read_text(encoding="utf-8")
 
 
 def test_each_insert_has_a_sink_whose_primary_key_is_its_group_by() -> None:
@@ -52,11 +58,30 @@ def test_each_insert_has_a_sink_whose_primary_key_is_its_group_by() -> None:
         assert insert.startswith(f"INSERT INTO `{name}`")
         assert "PRIMARY KEY (`station`, `gate`, `tile`)" in sink
         assert "GROUP BY `station`, `gate`, CONCAT(" in insert
-        assert "'topic' = 'features.levels'" in sink
+        assert "'topic' = 'features.levels." in sink
 
 
-def test_the_state_lives_as_long_as_the_longest_window_and_what_may_come_late() -> None:
-    assert job(_view(), KAFKA, FLINK).options["table.exec.state.ttl"] == "90000 s"
+def test_requests_that_a_snapshot_holds_are_told_by_their_own_offsets() -> None:
+    own = msgspec.structs.replace(_view(), origin_offsets=True)
+    compiled = job(own, KAFKA, FLINK, HANDOVER)
+    assert "'scan.startup.mode' = 'earliest-offset'" in compiled.tables[0]
+    for insert in compiled.inserts:
+        assert "CASE `source_partition` WHEN 0 THEN 12 WHEN 1 THEN 40 ELSE 0 END" in insert
+
+
+def test_a_snapshot_without_tiles_needs_no_base() -> None:
+    empty = Handover(7, (12,))
+    compiled, plain = job(_view(), KAFKA, FLINK, empty), job(_view(), KAFKA, FLINK)
+    assert compiled.inserts == plain.inserts
+    assert "'scan.startup.specific-offsets' = 'partition:0,offset:12'" in compiled.tables[0]
+
+
+def test_a_tile_lives_as_long_as_the_longest_window_over_its_hop_and_what_may_come_late() -> None:
+    compiled = job(_view(), KAFKA, FLINK)
+    hour, day = compiled.inserts
+    assert "STATE_TTL('events' = '7200 s')" in hour
+    assert "STATE_TTL('events' = '90000 s')" in day
+    assert compiled.options["table.exec.state.ttl"] == "90000 s"
 
 
 def test_the_name_changes_with_the_definition_and_only_then() -> None:
@@ -64,9 +89,9 @@ def test_the_name_changes_with_the_definition_and_only_then() -> None:
         job(_view(column=c), KAFKA, FLINK).name for c in ("level", "level", "depth")
     )
     assert one == same != other
-    assert one.startswith(job_prefix("levels"))
+    assert one.startswith(view_prefix("levels"))
     # A view whose name begins with another's is not taken for it.
-    assert not one.startswith(job_prefix("level"))
+    assert not one.startswith(view_prefix("level"))
 
 
 @given(st.text(min_size=1))

@@ -13,6 +13,7 @@ import numpy as np
 import redis
 from confluent_kafka import Message
 
+from features import plan_files
 from features.ring import RingFormat
 from features.rings import Rings, entity_key
 from features.settings import StoreSettings
@@ -70,7 +71,7 @@ def _own(stores: StoreSettings, project: str, folder: Path) -> StoreSettings:
 
 def _held(stores: StoreSettings, view: View, entities: int = 40) -> list[bytes | None]:
     rings = Rings(stores)
-    held = rings.read(view.name, [entity_key((f"s{entity}",)) for entity in range(entities)])
+    held = rings.read(view.versioned, [entity_key((f"s{entity}",)) for entity in range(entities)])
     rings.close()
     return held
 
@@ -104,7 +105,7 @@ def test_order_repetition_and_a_tiny_cache_change_no_ring(
         given = list(messages) if name == "in_order" else [*messages, *messages[:5_000]]
         if name != "in_order":
             chance.shuffle(given)
-        subject = RingWriter(Plan((view,)), Rings(own), cache_bytes)
+        subject = RingWriter((view,), Rings(own), cache_bytes)
         for batch in _batches(given, 500):
             subject.materialize(batch)
         outcomes.append(_held(own, view))
@@ -139,7 +140,7 @@ def test_the_newest_row_of_each_tile_is_in_the_ring(
             assert {tile: present[tile] for tile in held} == dict.fromkeys(held, 5)
 
 
-def test_a_lost_store_a_new_view_and_a_new_layout_are_rebuilt_from_the_topic(
+def test_a_lost_store_a_new_view_and_an_older_release_are_rebuilt_from_the_topic(
     kafka: KafkaSettings, stores: StoreSettings, tmp_path: Path
 ) -> None:
     case = "rings_rebuilt"
@@ -156,19 +157,45 @@ def test_a_lost_store_a_new_view_and_a_new_layout_are_rebuilt_from_the_topic(
         eventually(lambda: None not in _held(own, second))
     before = _held(own, first)
 
-    Rings(own).delete(first.name)
+    Rings(own).delete(first.versioned)
     with _running(case, kafka, own):
         eventually(lambda: _held(own, first) == before)
 
-    # A longer window over the same tiles: every ring is of another size, and none is misread. One new row is enough
-    # to notice; the entities that fell silent are rebuilt as well.
-    longer = toy.view(case, window_s=7_200)
-    Plan((longer,)).save(own.plan_path)
-    produce(kafka, longer.topic_out, _records(longer, [("s0", _row(longer, 300, 5_000_003, 1))]))
-    kept = RingFormat(longer)
+    # Rings that an older release wrote are not misread. One new row is enough to notice; the entities that fell silent
+    # are rebuilt as well.
+    keys = [entity_key((f"s{entity}",)) for entity in range(40)]
+    Rings(own).write((first.versioned, key, b"of an older release") for key in keys)
+    produce(kafka, first.topic_out, _records(first, [("s0", _row(first, 300, 5_000_002, 5))]))
     with _running(case, kafka, own) as report:
-        eventually(lambda: all(kept.usable(ring) for ring in _held(own, longer)))
+        eventually(lambda: _held(own, first) == before)
     assert report["undecodable"] == 0
+
+
+def test_a_version_that_takes_over_fills_while_the_other_goes_on(
+    kafka: KafkaSettings, stores: StoreSettings, tmp_path: Path
+) -> None:
+    case = "rings_versions"
+    own = _own(stores, case, tmp_path)
+    shorter, longer = toy.view(case), toy.view(case, window_s=7_200)
+    topics.create(kafka, [topics.tile_topic(view.topic_out) for view in (shorter, longer)])
+    Plan((shorter,)).save(own.plan_path)
+    newest = _row(shorter, 300, 5_000_002, 7)
+    with _running(case, kafka, own) as report:
+        rows = [_rows(view, tiles=3) for view in (shorter, longer)]
+        produce(kafka, shorter.topic_out, _records(shorter, rows[0]))
+        eventually(lambda: None not in _held(own, shorter))
+        Plan((longer,)).save(plan_files.next_path(own.plan_path))
+        produce(kafka, longer.topic_out, _records(longer, rows[1]))
+        read = sum(map(len, rows))
+        eventually(lambda: report["rows"] == read)
+        assert None not in _held(own, longer)
+        # The consumer stays in its group: the one that goes on is not kept waiting, and reads nothing twice.
+        produce(kafka, shorter.topic_out, _records(shorter, [("s0", newest)]))
+        eventually(lambda: report["rows"] == read + 1, within_s=5.0)
+        plan_files.switch(Plan((longer,)), own.plan_path)
+        assert plan_files.pending(own.plan_path) is None
+        produce(kafka, longer.topic_out, _records(longer, [("s0", newest)]))
+        eventually(lambda: report["rows"] == read + 2, within_s=5.0)
 
 
 def test_a_store_emptied_under_a_running_materializer_is_filled_again(
@@ -193,13 +220,13 @@ def test_a_store_emptied_under_a_running_materializer_is_filled_again(
             eventually(lambda: _held(own, view) == before)
         # Lost while a batch was under way: the clock is back, the mark is not.
         client.delete(f"{own.project}:generation")
-        Rings(own).delete(view.name)
-        Rings(own).advance_clock({view.name: 1})
+        Rings(own).delete(view.versioned)
+        Rings(own).advance_clock({view.versioned: 1})
         with _running("rings_emptied", kafka, own):
             eventually(lambda: _held(own, view) == before)
         # Died while it filled the store: mark and clock are there, and so are the offsets of before.
-        Rings(own).delete(view.name)
-        Rings(own).advance_clock({view.name: 1})
+        Rings(own).delete(view.versioned)
+        Rings(own).advance_clock({view.versioned: 1})
         assert _unsettled(own, view) == [True], "whoever reads such rings must know"
         with _running("rings_emptied", kafka, own):
             eventually(lambda: _held(own, view) == before)

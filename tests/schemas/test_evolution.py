@@ -86,3 +86,17 @@ def test_check_compares_with_the_released_files(tmp_path: Path) -> None:
     assert [(b.contract, b.field) for b in evolution.check(CASE, tmp_path)] == [
         ("Departure", "value.gate")
     ]
+
+
+def test_a_broken_contract_is_an_error_that_names_every_field(tmp_path: Path) -> None:
+    evolution.require_compatible(CASE)
+    evolution.export(CASE, tmp_path)
+    path = tmp_path / "Departure.json"
+    released = json.loads(path.read_text())
+    for name in ("gone", "lost"):
+        released["properties"][name] = {"type": "string"}
+    path.write_text(json.dumps(released))
+    with pytest.raises(
+        evolution.IncompatibleSchema, match=r"Departure\.value\.gone.*Departure\.value\.lost"
+    ):
+        evolution.require_compatible(CASE, tmp_path)

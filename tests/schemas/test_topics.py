@@ -43,6 +43,16 @@ def test_apply_creates_once_and_stamps_the_append_time(kafka: KafkaSettings) -> 
     assert config["message.timestamp.type"].value == "LogAppendTime"
 
 
+def test_what_is_missing_is_told_and_not_created(kafka: KafkaSettings) -> None:
+    topics.apply(kafka, "flights")
+    names = ["flights.requests", "flights.nowhere"]
+    for _ in range(2):
+        assert topics.missing(kafka, names, 5.0) == ["flights.nowhere"]
+    nowhere = kafka.model_copy(update={"bootstrap_servers": "127.0.0.1:1"})
+    with pytest.raises(topics.TopicError):
+        topics.missing(nowhere, names, 0.2)
+
+
 def test_an_unknown_use_case_is_a_sentence() -> None:
     with pytest.raises(UnknownUseCase, match=r"wanted a module schemas\.trains") as caught:
         load("schemas", "trains")

@@ -229,5 +229,6 @@ def _answered(rig: Rig) -> int:
 
 
 def _in_tiles(rig: Rig, card: str) -> bool:
-    rows = committed(rig.kafka, "features.card_payments")
+    plan = Plan.load(rig.stores.plan_path)
+    rows = committed(rig.kafka, plan.view("card_payments").topic_out)
     return any(card.encode() in (m.key() or b"") for m in rows)

@@ -1,0 +1,81 @@
+"""What has been decided and what is still to decide, folded from the control log. Pure."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from schemas.control import Candidate, Release, Verdict, VerdictKind
+from schemas.control_log import Entry
+from serving.releases import ReleaseState
+
+
+class Docket:
+    """One use case's candidates, verdicts and release. Free of order and repetition."""
+
+    def __init__(self, case: str) -> None:
+        self.state = ReleaseState(case)
+        self.released_ms = 0
+        self._candidates: OrderedDict[str, Candidate] = OrderedDict()
+        self._judged: set[str] = set()
+        self._guard: list[Entry] = []
+
+    def fold(self, entries: Sequence[Entry]) -> None:
+        """Take note of events, in any order between topics and as often as they come."""
+        for entry in entries:
+            event = entry.event
+            if isinstance(event, Release):
+                if event.epoch > self.state.epoch:
+                    self.state = self.state.fold(event)
+                    self.released_ms = entry.ingest_ms
+            elif isinstance(event, Candidate):
+                if event.error is None and event.version is not None:
+                    self._candidates.setdefault(event.event_id, event)
+            elif isinstance(event, Verdict):
+                if event.verdict in (VerdictKind.ADMIT, VerdictKind.REFUSE):
+                    self._judged.add(event.event_id)
+                else:
+                    self._guard.append(entry)
+
+    def ruling(self) -> Verdict | None:
+        """The guard's verdict over the canary in force, given after it was released; None where there is none.
+
+        By the broker's clock: a verdict over an earlier trial of the same version says nothing about this one.
+        """
+        release = self.state.release
+        if release is None or release.canary is None:
+            return None
+        for entry in self._guard:
+            verdict = entry.event
+            if (
+                isinstance(verdict, Verdict)
+                and verdict.candidate == release.canary
+                and entry.ingest_ms >= self.released_ms
+            ):
+                return verdict
+        return None
+
+    def candidate(self) -> Candidate | None:
+        """The oldest candidate to judge; None where there is none, or nobody yet to compare it with, or no room.
+
+        One canary at a time: a candidate that comes while another is tried waits for its end.
+        """
+        release = self.state.release
+        if release is None or release.canary is not None:
+            return None
+        return next(iter(self.waiting), None)
+
+    @property
+    def waiting(self) -> list[Candidate]:
+        """Candidates without a verdict, oldest first."""
+        return [c for c in self._candidates.values() if verdict_id(c) not in self._judged]
+
+    @property
+    def judged(self) -> int:
+        """How many candidates have a verdict."""
+        return len(self._judged)
+
+
+def verdict_id(candidate: Candidate) -> str:
+    """The id of the gate's verdict over a candidate: the same at every try, so that it is given once."""
+    return f"gate-{candidate.event_id}"[:128]
