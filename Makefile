@@ -86,9 +86,18 @@ $(UV):
 	@touch $@
 
 .PHONY: jars
-jars: .headrace/jars/.ready
+jars: .headrace/jars/.ready .headrace/jars/flink/headrace-functions.jar
 
 .headrace/jars/.ready: infra/local/pom.xml
 	@command -v mvn >/dev/null || { echo "make: mvn is not on PATH; install Maven 3.8 or newer (Debian: apt install maven)" >&2; exit 1; }
 	mvn --quiet --batch-mode --file infra/local/pom.xml package -Djars="$(CURDIR)/.headrace/jars"
 	@touch $@
+
+# What SQL lacks in a feature job, compiled against the very Flink that the wheel carries.
+FUNCTIONS := $(wildcard pipelines/java/headrace/*.java)
+.headrace/jars/flink/headrace-functions.jar: $(FUNCTIONS) .headrace/jars/.ready | .venv/.ready
+	@command -v javac >/dev/null || { echo "make: javac is not on PATH; install a JDK 17 or newer (Debian: apt install openjdk-17-jdk-headless)" >&2; exit 1; }
+	rm -rf .headrace/classes
+	javac --release 17 -Xlint:all -Werror -d .headrace/classes $(FUNCTIONS) \
+		-classpath "$$($(BIN)/python -c 'from infra.local.flink import flink_home; print(flink_home())')/lib/*"
+	jar --create --file $@ -C .headrace/classes .

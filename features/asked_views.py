@@ -13,11 +13,17 @@ from feast import FeatureView
 from features.batch import Mode, Progress, features_as_of, row_events
 from features.entity_rows import EVENT_TIMESTAMP
 from features.lake import Lake
+from features.lake_source import LakeSource
 from features.row_table import TIME_MS, between
 from features.row_view_compiler import is_windowed, row_view_of
 from features.views import Plan, Service
+from schemas.errors import HeadraceError
 
 _SERVICE = "__retrieval"
+
+
+class RetrievalUnsupported(HeadraceError):
+    """Feast asked the offline store for something windows over events do not have."""
 
 
 class AskedView(NamedTuple):
@@ -61,10 +67,18 @@ def asked_view(definition: FeatureView, features: Sequence[str], applied: Plan) 
             is done to a stream's events first.
 
     Raises:
+        RetrievalUnsupported: the view's rows are not in the lake.
         UnknownDefinition: the view is windowed and was not applied.
     """
     chosen = tuple((definition.name, name) for name in features)
     service = Service(_SERVICE, chosen)
+    if not isinstance(definition.batch_source, LakeSource):
+        raise RetrievalUnsupported(
+            f"history of view {definition.name}",
+            wanted="a LakeSource behind it",
+            came=f"its batch source is a {type(definition.batch_source).__name__}",
+            mend="Put the rows into a lake table.",
+        )
     if is_windowed(definition):
         plan = Plan((applied.view(definition.name),), (service,))
     else:
@@ -80,9 +94,11 @@ def rows_between(
 ) -> pa.Table | None:
     """The rows of views between two instants: join keys and `event_timestamp`, each once.
 
-    Only views of rows have such rows, and only where all of them have the same keys; None where there is no such view.
+    None where no view has rows, or where those that have some have different keys.
     """
     found = []
+    if len({frozenset(one.keys.values()) for one in asked if one.plan.row_views}) != 1:
+        return None
     for one in asked:
         for view in one.plan.row_views:
             rows = row_events(view, lake)
@@ -90,7 +106,5 @@ def rows_between(
             micros = pc.multiply(rows[TIME_MS], 1000).cast(pa.timestamp("us", tz="UTC"))
             columns = {column: rows[name] for name, column in one.keys.items()}
             found.append(pa.table(columns | {EVENT_TIMESTAMP: micros}))
-    if not found:
-        return None
     together = pa.concat_tables(found, promote_options="default")
     return together.group_by(together.column_names).aggregate([]).sort_by(EVENT_TIMESTAMP)

@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.asked import AS_OF, CUTOFF, ROW, asked
-from features.on_demand_function import Function, evaluate
+from features.distinct_batch import distinct_counts
+from features.on_demand_function import Column, Function, evaluate
 from features.row_batch import row_features
 from features.row_events import PLATFORM_COLUMNS, projected, table_of
 from features.row_table import view_rows
 from features.row_views import RowView
-from features.tiles import VARIANCE_FLOOR
+from features.tiles import VARIANCE_FLOOR, Floats
 from features.views import Aggregate, Layout, Partial, PartialKind, Plan, View
 from schemas.errors import HeadraceError
 
@@ -136,12 +137,23 @@ def _made_of(
 ) -> dict[str, pa.ChunkedArray]:
     """The features of the service's on-demand views, by their full names, from those of the others and the request's."""
     views = plan.service_on_demand(service)
+    inputs = {one.full for view in views for one in view.inputs}
     read = {name: entities[name] for name in plan.request_columns(service)}
-    given = {n: c.to_pylist() for n, c in {**columns, **read}.items()} if views else {}
+    read |= {name: column for name, column in columns.items() if name in inputs}
+    given = {name: _values_of(column) for name, column in read.items()}
     made = evaluate([Function(view) for view in views], given, len(entities))
     return {
         n: pa.chunked_array([pa.array(c, pa.float64(), from_pandas=True)]) for n, c in made.items()
     }
+
+
+def _values_of(column: pa.ChunkedArray) -> Column:
+    """Numbers as float64 with NaN for null, all else as Python has it."""
+    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
+        values: Floats = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        return values
+    listed: list[object] = column.to_pylist()
+    return listed
 
 
 def row_events(
@@ -205,6 +217,10 @@ def compute(
         connection.register("events_in", events)
         for layout in view.layouts:
             mine = [a for a in wanted if a.hop_s == layout.hop_s]
+            sets = [a for a in mine if a.function == "count_distinct"]
+            exact = head == "exact"
+            columns |= distinct_counts(connection, view, layout, sets, rows, exact_head=exact)
+            mine = [a for a in mine if a not in sets]
             if mine:
                 connection.execute(tile_tables(view, layout))
                 query = _query(view, layout, mine, head)
@@ -242,7 +258,7 @@ def tile_tables(view: View, layout: Layout) -> str:
         f"CASE WHEN isnan({_quoted(c)}::DOUBLE) THEN NULL ELSE {_quoted(c)}::DOUBLE END AS {_col(c)}"
         if view.columns[c] != "string"
         else f"{_quoted(c)} AS {_col(c)}"
-        for c in dict.fromkeys(p.column for p in layout.partials)
+        for c in dict.fromkeys(p.column for p in _numbers(layout))
     )
     return f"""
         CREATE OR REPLACE TEMP TABLE e AS
@@ -262,7 +278,7 @@ def _query(view: View, layout: Layout, wanted: Sequence[Aggregate], head: Head) 
     """
     longest = max(a.tiles for a in wanted)
     same = " AND ".join(f"r.k{i} = o.k{i}" for i in range(len(view.join_keys)))
-    fields = ", ".join(_quoted(p.field) for p in layout.partials)
+    fields = ", ".join(_quoted(p.field) for p in _numbers(layout))
     cut = "r.tile = r.head OR " if head == "exact" else ""
     until = "AND o.ts <= r.as_of" if head == "exact" else ""
     features = ",\n".join(f"{_merged(a)} AS {_quoted(a.name)}" for a in wanted)
@@ -323,9 +339,14 @@ def _partials(layout: Layout, of: str = "") -> str:
     parts = (
         _TILE[p.kind].format(c=of + _col(p.column)).replace("(ts, id)", f"({of}ts, {of}id)")
         + f" AS {_quoted(p.field)}"
-        for p in layout.partials
+        for p in _numbers(layout)
     )
     return ", ".join(parts)
+
+
+def _numbers(layout: Layout) -> list[Partial]:
+    """Those that merge as numbers; sets of distinct values have a way of their own (`features.distinct_batch`)."""
+    return [p for p in layout.partials if p.kind != "distinct"]
 
 
 def _keys(view: View) -> str:

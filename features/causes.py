@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from features.distinct import Hashes, count_of, hash_of
 from features.tiles import Bools, Floats, Ints, variance
 from features.views import Aggregate, Layout, PartialKind, View
 
@@ -92,6 +93,7 @@ class EventIndex:
         self.columns = {
             name: _floats(events, name, kind)[order] for name, kind in view.columns.items()
         }
+        self.hashes = {a.column: _hashes(events, a.column)[order] for a in _distinct(view)}
         sorted_codes = code[order]
         starts = np.searchsorted(sorted_codes, np.arange(len(codes)), "left")
         ends = np.searchsorted(sorted_codes, np.arange(len(codes)), "right")
@@ -155,7 +157,13 @@ def cause_of(
 ) -> Cause:
     """The cause of one unequal value; "unexplained" where no set of events gives it."""
     values = index.columns[aggregate.column][window.found]
-    visible = _visible(window.arrivals, values, aggregate, served, tolerance)
+    if aggregate.function == "count_distinct":
+        candidates = _distinct_counts(
+            window.arrivals, values, index.hashes[aggregate.column][window.found]
+        )
+    else:
+        candidates = _values(window.arrivals, values, aggregate)
+    visible = _visible(window.arrivals, candidates, served, tolerance)
     if visible is None:
         return "unexplained"
     shown = np.zeros(len(values), dtype=bool)
@@ -223,14 +231,9 @@ def _first_overwriters(tiles: Ints, later: Ints, capacity: int) -> Ints:
 
 
 def _visible(
-    arrivals: Sequence[Arrivals],
-    values: Floats,
-    aggregate: Aggregate,
-    served: float,
-    tolerance: float,
+    arrivals: Sequence[Arrivals], candidates: Floats, served: float, tolerance: float
 ) -> Ints | None:
     """Positions of the events that give the served value, as many as can be; None if no set does."""
-    candidates = _values(arrivals, values, aggregate)
     matches = np.argwhere(equal(candidates, np.float64(served), tolerance))
     if not len(matches):
         return None
@@ -275,8 +278,28 @@ def _values(arrivals: Sequence[Arrivals], values: Floats, aggregate: Aggregate) 
                 return np.sqrt(variance(part("count"), part("sum"), part("sumsq")))
             case "first" | "last" as kind:
                 return _at(values, part(kind))
+            case "count_distinct":
+                raise ValueError("distinct values have no running partial: _distinct_counts")
             case simple:
                 return part(simple)
+
+
+def _distinct_counts(arrivals: Sequence[Arrivals], values: Floats, hashes: Hashes) -> Floats:
+    """The count of distinct values for every prefix, or every pair of prefixes: one axis a list."""
+
+    def grown(first: frozenset[int], one: Arrivals) -> Iterator[frozenset[int]]:
+        known = [hashes[p] if not np.isnan(values[p]) else None for p in one.position]
+        held = first | {int(h) for h in known[: one.sure] if h is not None}
+        yield held
+        for h in known[one.sure :]:
+            held = held if h is None else held | {int(h)}
+            yield held
+
+    one, *other = arrivals
+    rows = list(grown(frozenset(), one))
+    if not other:
+        return np.array([count_of(held) for held in rows])
+    return np.array([[count_of(held) for held in grown(row, other[0])] for row in rows])
 
 
 def _at(values: Floats, rank: Floats) -> Floats:
@@ -313,10 +336,20 @@ def _coordinate(events: pa.Table, name: str) -> Ints:
     return column
 
 
+def _distinct(view: View) -> list[Aggregate]:
+    return [a for a in view.aggregates if a.function == "count_distinct"]
+
+
+def _hashes(events: pa.Table, name: str) -> Hashes:
+    """The hash of each value of a column; 0 where it is null."""
+    found = [0 if value is None else hash_of(value) for value in events[name].to_pylist()]
+    return np.array(found, dtype=np.uint64)
+
+
 def _floats(events: pa.Table, name: str, kind: str) -> Floats:
     """A column as numbers; of a string only whether it is null matters, for its count."""
     column = events[name]
     if kind == "string":
         return np.where(column.is_null().to_numpy(), np.nan, 0.0)
-    numbers: Floats = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    numbers: Floats = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return numbers

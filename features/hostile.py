@@ -80,6 +80,9 @@ class _Maker:
         if len(view.join_keys) > 1:
             # A joint key whose parts are those of others.
             self.keys[2] = (*self.keys[0][:-1], self.keys[1][-1])
+        # Counted values must pass the bound of what is counted exactly, sometimes.
+        self.counted = {a.column for a in view.aggregates if a.function == "count_distinct"}
+        self.many = bool(self.counted) and seed % 2 == 0
         self.flavour = {name: self.dice.randrange(5) for name in sorted(view.source_columns)}
 
     def make(self) -> Stream:
@@ -107,7 +110,7 @@ class _Maker:
     def _events(self) -> list[dict[str, Any]]:
         gap = self._chance(0.3)
         found = []
-        for number in range(self.dice.randint(5, EVENTS_MAX)):
+        for number in range(self.dice.randint(5, EVENTS_MAX * (3 if self.many else 1))):
             idle = self._chance(0.05)
             at_ms = self._time(idle=idle)
             silent = self.windows_ms[0] // 4
@@ -133,7 +136,7 @@ class _Maker:
 
     def _event(self, number: int, at_ms: int, key: Key) -> dict[str, Any]:
         columns = {
-            name: self._value(kind, self.flavour[name])
+            name: self._value(kind, self.flavour[name], many=self.many and name in self.counted)
             for name, kind in self.view.source_columns.items()
         }
         names = [k.name for k in self.view.join_keys]
@@ -144,12 +147,15 @@ class _Maker:
         event[self.view.event_id_field] = f"e{number * 7919 % 1000}"
         return event | {"event_time_ms": at_ms}
 
-    def _value(self, kind: ColumnType, flavour: int) -> float | str | None:
+    def _value(self, kind: ColumnType, flavour: int, *, many: bool = False) -> float | str | None:
         dice = self.dice
         if flavour == 0 and self.seed % 3 == 0:
             return None
         if self._chance(NULL_SHARE):
             return None
+        if many:
+            number = dice.randrange(dice.choice((200, 2**53 + 2**20)))
+            return f"é{number}" if kind == "string" else number
         if kind == "string":
             return dice.choice(_STRINGS[:3] if flavour == 1 else _STRINGS)
         if kind == "bigint":

@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from features import distinct
 from features.row_events import PLATFORM_COLUMNS, table_of
 from features.tile_row import SEPARATOR
 from features.views import Layout, Partial, PartialKind, View
@@ -22,6 +23,7 @@ _PARTIAL: Mapping[PartialKind, str] = {
     "max": "max({c})",
     "first": "min({stamp} || {c}::VARCHAR)",
     "last": "max({stamp} || {c}::VARCHAR)",
+    "distinct": "list(DISTINCT {hash}) FILTER ({hash} IS NOT NULL)",
 }
 
 
@@ -46,7 +48,7 @@ def lake_tiles(
             # Entity by entity, so that whoever keeps rings meets each once a hop.
             query = _query(view, layout, since_ms[layout.hop_s])
             for batch in connection.sql(query).to_arrow_reader(CHUNK_ROWS):
-                yield from batch.to_pylist()
+                yield from (_with_texts(layout, row) for row in batch.to_pylist())
 
 
 def _query(view: View, layout: Layout, since_ms: int) -> str:
@@ -74,13 +76,27 @@ def _query(view: View, layout: Layout, since_ms: int) -> str:
 
 def _partial(view: View, partial: Partial) -> str:
     column = _quoted(partial.column)
+    hashed = distinct_hash(view, partial.column)
     if view.columns[partial.column] != "string":
         # NaN is null, as everywhere.
         column = f"nullif({column}::DOUBLE, 'NaN'::DOUBLE)"
     identity = _quoted(view.event_id_field)
     separator = f"chr({ord(SEPARATOR)})"
     stamp = f"lpad(event_time_ms::VARCHAR, 15, '0') || {separator} || {identity} || {separator}"
-    return _PARTIAL[partial.kind].format(c=column, stamp=stamp)
+    return _PARTIAL[partial.kind].format(c=column, stamp=stamp, hash=hashed)
+
+
+def distinct_hash(view: View, column: str) -> str:
+    """DuckDB's expression of `features.distinct.hash_of`; null where the column is."""
+    number = f"TRY_CAST({_quoted(column)} AS BIGINT)::VARCHAR"
+    text = _quoted(column) if view.columns[column] == "string" else number
+    return f"('0x' || left(md5({text}), 16))::UBIGINT"
+
+
+def _with_texts(layout: Layout, row: dict[str, Any]) -> dict[str, Any]:
+    for partial in layout.distinct:
+        row[partial.field] = distinct.text_of(distinct.block_of(row[partial.field] or ()))
+    return row
 
 
 def _quoted(name: str) -> str:

@@ -16,6 +16,7 @@ from feast import FeatureView, RepoConfig
 from feast.data_source import DataSource
 from feast.errors import FeastEntityDFMissingColumnsError
 from feast.feature_logging import LoggingConfig, LoggingSource
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.offline_stores.offline_store import (
     OfflineStore,
     RetrievalJob,
@@ -30,7 +31,7 @@ from feast.utils import (
 )
 
 from features import plan_files
-from features.asked_views import AskedView, asked_view, rows_between
+from features.asked_views import AskedView, RetrievalUnsupported, asked_view, rows_between
 from features.batch import Mode
 from features.entity_rows import KNOWN_AT, entity_rows
 from features.feature_log import LakeLoggingDestination
@@ -40,18 +41,14 @@ from features.lake_source import LakeSource
 from features.retrieval import LakeRetrieval, in_microseconds
 from features.row_batch import newest_rows
 from features.row_table import TIME_MS, between, epoch_ms, stamped
+from features.row_view_compiler import is_windowed
 from features.row_views import EVENT_TIME, RowView
 from features.settings import StoreSettings
-from schemas.errors import HeadraceError
 
 # Fewer rows take less than a second or two.
 ROWS_TOLD_MIN = 100_000
 
 log = structlog.get_logger()
-
-
-class RetrievalUnsupported(HeadraceError):
-    """Feast asked the offline store for something windows over events do not have."""
 
 
 class HeadraceOfflineStoreConfig(FeastConfigBaseModel):
@@ -88,7 +85,7 @@ class HeadraceOfflineStore(OfflineStore):
         of rows between `start_date` and `end_date`.
 
         Raises:
-            RetrievalUnsupported: there is only a range of time, and no view has rows in it.
+            RetrievalUnsupported: there is only a range of time, for windows or for views of different entities.
             EntityRowsRefused: the rows lack an instant.
             FeastEntityDFMissingColumnsError: the rows lack a join key, or what an on-demand view reads of a request.
         """
@@ -149,7 +146,7 @@ class HeadraceOfflineStore(OfflineStore):
         def compute() -> pa.Table:
             view = _row_view(data_source, timestamp_field, created_timestamp_column)
             rows = _source_rows(stores, view, start_date, end_date)
-            return rows.select(list(dict.fromkeys(columns)))
+            return _of_everything(rows.select(list(dict.fromkeys(columns))), join_key_columns)
 
         return LakeRetrieval(compute, stores)
 
@@ -172,7 +169,7 @@ class HeadraceOfflineStore(OfflineStore):
         def compute() -> pa.Table:
             view = _row_view(data_source, timestamp_field, created_timestamp_column)
             rows = _source_rows(stores, view, start_date, end_date)
-            return newest_rows(rows, join_key_columns, columns)
+            return _of_everything(newest_rows(rows, join_key_columns, columns), join_key_columns)
 
         return LakeRetrieval(compute, stores)
 
@@ -212,8 +209,11 @@ class HeadraceOfflineStore(OfflineStore):
     ) -> None:
         """Append rows to the lake table behind a view; what they do not say is null, and they are ingested now.
 
+        A table that windows are computed from is the archive of its topic: rows that never were in the topic would count
+        in training and not in serving.
+
         Raises:
-            RetrievalUnsupported: the view has no lake table.
+            RetrievalUnsupported: the view has no lake table, or windows are computed from it.
             NoSuchLakeTable: nobody made it.
         """
         source = feature_view.batch_source
@@ -222,6 +222,14 @@ class HeadraceOfflineStore(OfflineStore):
                 f"write to view {feature_view.name}",
                 wanted="a LakeSource behind it",
                 came=f"its batch source is a {type(source).__name__}",
+            )
+        applied = plan_files.applied(config.offline_store.stores.plan_path)
+        if is_windowed(feature_view) or source.table in {v.table for v in applied.views}:
+            raise RetrievalUnsupported(
+                f"write to view {feature_view.name}",
+                wanted="a table that no window is computed from",
+                came=f"lake table {source.table} is the archive of a topic",
+                mend="Publish the events to the topic; the archiver does the rest.",
             )
         lake = Lake(config.offline_store.stores)
         lake.append(source.table, ingested_now(table, lake.schema(source.table)))
@@ -256,16 +264,31 @@ def _rows_in_range(
     if rows is None:
         raise RetrievalUnsupported(
             "get_historical_features",
-            wanted="entity_df: rows to compute windows for",
-            came="only a range of time was given",
+            wanted="entity_df, or views of rows with the same join keys",
+            came="only a range of time was given for other views",
             mend="SELECT the rows from a lake table: entity_df='SELECT … FROM …'.",
         )
     return rows
 
 
+def _of_everything(rows: pa.Table, join_keys: list[str]) -> pa.Table:
+    """The rows, with the entity that Feast invents where there is none."""
+    if join_keys:
+        return rows
+    return rows.append_column(
+        DUMMY_ENTITY_ID, pa.array([DUMMY_ENTITY_VAL] * len(rows), pa.string())
+    )
+
+
 def _row_view(source: DataSource, timestamp_field: str, created: str | None) -> RowView:
-    table = getattr(source, "table", source.name)
-    return RowView(table, table, (), (), 0, timestamp_field, created or "")
+    if not isinstance(source, LakeSource):
+        raise RetrievalUnsupported(
+            f"read source {source.name}",
+            wanted="a LakeSource",
+            came=f"it is a {type(source).__name__}",
+            mend="Put the rows into a lake table.",
+        )
+    return RowView(source.table, source.table, (), (), 0, timestamp_field, created or "")
 
 
 def _source_rows(

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from features.distinct import Block, hash_of, with_hash
 from features.own_events import NOTHING, Key, Own, OwnEvent, OwnEvents
 from features.ring import Records, stamp
 from features.tiles import NEUTRAL, Bools, Floats, Ints
@@ -111,7 +112,10 @@ def fold(view: View, records: Records, given: Pairs, as_of_ms: Ints) -> None:
         np.add.at(records[f"n_{layout.hop_s}"], (rows, slots), 1)
         partials = records[f"partials_{layout.hop_s}"]
         stamped = 0
+        _fold_sets(layout, records, (rows, slots), events)
         for position, partial in enumerate(layout.partials):
+            if partial.kind == "distinct":
+                continue
             column, present = _column(events, partial)
             if partial.kind in ("first", "last"):
                 stamps = records[f"stamp_{layout.hop_s}"][:, stamped]
@@ -154,6 +158,27 @@ def _empty(layout: Layout, records: Records, rows: Ints, slots: Ints) -> None:
     records[f"partials_{hop}"][rows, :, slots] = neutral
     if any(p.kind in ("first", "last") for p in layout.partials):
         records[f"stamp_{hop}"][rows, :, slots] = b""
+    if layout.distinct:
+        records[f"blocks_{hop}"][rows, :, slots] = 0
+
+
+def _fold_sets(
+    layout: Layout, records: Records, at: tuple[Ints, Ints], events: Sequence[OwnEvent]
+) -> None:
+    """Put each event's values into its tile's sets."""
+    for place, partial in enumerate(layout.distinct):
+        position = layout.partials.index(partial)
+        sizes = records[f"partials_{layout.hop_s}"][:, position]
+        blocks = records[f"blocks_{layout.hop_s}"][:, place]
+        for row, slot, event in zip(at[0].tolist(), at[1].tolist(), events, strict=True):
+            value = event.values[partial.column]
+            if value is None:
+                continue
+            held = Block(int(sizes[row, slot]), blocks[row, slot].tobytes())
+            grown = with_hash(held, hash_of(value))
+            if grown is not held:
+                sizes[row, slot] = grown.size
+                blocks[row, slot] = np.frombuffer(grown.content, np.uint8)
 
 
 def _column(events: Sequence[OwnEvent], partial: Partial) -> tuple[Floats, Bools]:

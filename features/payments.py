@@ -51,9 +51,21 @@ def _amount(function: str, window: timedelta) -> Aggregation:
     )
 
 
+def _merchants(window: timedelta) -> Aggregation:
+    """At how many merchants: a tried card is shown to many."""
+    return Aggregation(
+        column="merchant_id",
+        function="count_distinct",
+        time_window=window,
+        slide_interval=HOPS[window],
+        name=f"merchants_{LABELS[window]}",
+    )
+
+
 def _view(name: str, entities: list[Entity], aggregations: list[Aggregation]) -> StreamFeatureView:
     features = [
-        Field(name=a.name, dtype=Int64 if a.function == "count" else Float64) for a in aggregations
+        Field(name=a.name, dtype=Int64 if a.function.startswith("count") else Float64)
+        for a in aggregations
     ]
     return StreamFeatureView(
         name=name,
@@ -76,6 +88,7 @@ card_payments = _view(
         *(_amount(f, TEN_MINUTES) for f in ("count", "sum", "max")),
         *(_amount(f, HOUR) for f in ("count", "sum", "mean", "max", "last")),
         *(_amount(f, DAY) for f in ("count", "mean", "max", "std")),
+        _merchants(HOUR),
     ],
 )
 merchant_payments = _view(

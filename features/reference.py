@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from features.distinct import EXACT_MAX, RANK_BITS, REGISTERS, estimate_of, hash_of
 from features.row_events import events_of
 from features.tiles import tile
 from features.views import Aggregate, View
@@ -61,8 +62,20 @@ def _value(aggregate: Aggregate, values: Sequence[Any]) -> float | None:
         return len(values)
     if aggregate.function == "sum":
         return math.fsum(values)
+    if aggregate.function == "count_distinct":
+        return _distinct({hash_of(value) for value in values})
     least, function = _FUNCTIONS[aggregate.function]
     return function(values) if len(values) >= least else None
+
+
+def _distinct(hashes: set[int]) -> float:
+    if len(hashes) <= EXACT_MAX:
+        return float(len(hashes))
+    highest = [0] * REGISTERS
+    for one in hashes:
+        register, rest = divmod(one, 1 << RANK_BITS)
+        highest[register] = max(highest[register], RANK_BITS + 1 - rest.bit_length())
+    return estimate_of([highest.count(rank) for rank in range(RANK_BITS + 2)])
 
 
 # The fewest values that a function needs, and the function; below it the feature is null.

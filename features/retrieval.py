@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.protos.feast.core.SavedDataset_pb2 import (
     SavedDatasetStorage as SavedDatasetStorageProto,
 )
 from feast.saved_dataset import SavedDatasetStorage
 
+from features.entity_rows import EVENT_TIMESTAMP
 from features.lake import Lake
 from features.lake_source import LakeSource
 from features.settings import StoreSettings
@@ -41,17 +44,25 @@ class SavedDatasetLakeStorage(SavedDatasetStorage):
     @staticmethod
     def from_proto(storage_proto: SavedDatasetStorageProto) -> SavedDatasetLakeStorage:
         """The storage as the registry keeps it."""
-        return SavedDatasetLakeStorage(storage_proto.custom_storage.configuration.decode())
+        return SavedDatasetLakeStorage(
+            json.loads(storage_proto.custom_storage.configuration)["table"]
+        )
+
+    @staticmethod
+    def from_data_source(data_source: DataSource) -> SavedDatasetLakeStorage:
+        """The table behind a `LakeSource`."""
+        return SavedDatasetLakeStorage(getattr(data_source, "table", data_source.name))
 
     def to_proto(self) -> SavedDatasetStorageProto:
-        """The storage as the registry keeps it."""
-        proto = SavedDatasetStorageProto()
-        proto.custom_storage.configuration = self.table.encode()
+        """The storage as the registry keeps it, with this class's name, by which any process finds it."""
+        configuration = json.dumps({"table": self.table}).encode()
+        options = DataSourceProto.CustomSourceOptions(configuration=configuration)
+        proto: SavedDatasetStorageProto = self._custom_storage_proto(options)
         return proto
 
     def to_data_source(self) -> DataSource:
         """The table as a source."""
-        return LakeSource(self.table)
+        return LakeSource(self.table, timestamp_field=EVENT_TIMESTAMP)
 
 
 class LakeRetrieval(RetrievalJob):

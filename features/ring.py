@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from features.distinct import BLOCK_BYTES
 from features.tile_row import SEPARATOR, TileRow
 from features.tiles import EMPTY_TILE, NEUTRAL, Bools, Evaluation, Floats, Ints, Tiles
 from features.views import Layout, View
@@ -57,6 +58,9 @@ class RingFormat:
                 (f"n_{layout.hop_s}", "<i8", (layout.tiles,)),
                 (f"partials_{layout.hop_s}", "<f8", (len(layout.partials), layout.tiles)),
             ]
+            if layout.distinct:
+                shape = (len(layout.distinct), layout.tiles, BLOCK_BYTES)
+                fields.append((f"blocks_{layout.hop_s}", "u1", shape))
             if view.origin_offsets:
                 fields += _origin_fields(layout)
         self.dtype = np.dtype(fields)
@@ -126,6 +130,9 @@ class RingFormat:
                 records[f"tile_{row.hop_s}"][position, slot] = row.tile
                 records[f"n_{row.hop_s}"][position, slot] = row.n
                 records[f"partials_{row.hop_s}"][position, :, slot] = row.partials
+                for place, block in enumerate(row.blocks):
+                    held_blocks = records[f"blocks_{row.hop_s}"][position, place]
+                    held_blocks[slot] = np.frombuffer(block, np.uint8)
                 if self.view.origin_offsets:
                     _stand(records, position, slot, row)
                 applied += 1
@@ -143,7 +150,8 @@ class RingFormat:
 
     def tiles(self, records: Records, hop_s: int) -> Tiles:
         """One hop's tiles of every ring."""
-        return Tiles(records[f"tile_{hop_s}"], records[f"partials_{hop_s}"])
+        blocks = records[f"blocks_{hop_s}"] if self.view.layout(hop_s).distinct else None
+        return Tiles(records[f"tile_{hop_s}"], records[f"partials_{hop_s}"], blocks)
 
     def evaluate(
         self, records: Records, rows: Ints, as_of_ms: Ints, names: Sequence[str]
@@ -152,7 +160,8 @@ class RingFormat:
         values = np.empty((len(rows), len(names)))
         for layout, columns, evaluation in self._evaluation(tuple(names)):
             held = self.tiles(records, layout.hop_s)
-            asked = Tiles(held.indices[rows], held.partials[rows])
+            blocks = None if held.blocks is None else held.blocks[rows]
+            asked = Tiles(held.indices[rows], held.partials[rows], blocks)
             values[:, columns] = evaluation(asked, as_of_ms)
         return values
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,6 +11,7 @@ from features.row_views import EVENT_TIME, RowView
 from schemas.errors import HeadraceError
 
 TIME_MS, SEEN_MS = "event_time_ms", "ingest_ms"
+EPOCH = datetime.fromtimestamp(0, tz=UTC)
 # Kafka's order within a partition; rows that never went through Kafka have none.
 OFFSET = "kafka_offset"
 
@@ -83,7 +84,8 @@ def between(
 def epoch_ms(instant: datetime) -> int:
     """An instant in epoch milliseconds; without a zone it is UTC, as Feast has it."""
     known = instant if instant.tzinfo else instant.replace(tzinfo=UTC)
-    return int(known.timestamp() * 1000)
+    # In integers: seconds as a float are a millisecond short now and then.
+    return (known - EPOCH) // timedelta(milliseconds=1)
 
 
 def _column(view: RowView, table: pa.Table, name: str) -> pa.ChunkedArray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from features.distinct import BLOCK_BYTES
 from features.ring import RingFormat
 from features.views import Layout, PartialKind, View
 from schemas.errors import HeadraceError
@@ -26,6 +27,8 @@ FLINK_PARTIAL_BYTES: dict[PartialKind, int] = {
     # 15 digits, an id of some 24 letters, a number as text.
     "first": 80,
     "last": 80,
+    # 64 hashes or 512 registers, and their array and object.
+    "distinct": 560,
 }
 MILLION = 1_000_000
 GIB = 2**30
@@ -103,8 +106,9 @@ def _tiles_alive(view: View, layout: Layout, lateness_s: int) -> int:
 
 
 def _slots(layout: Layout) -> str:
-    # A slot: its tile's number, its count of events, and its partials, 8 B each.
-    return f"{layout.tiles:,} tiles of {layout.hop_s} s x {8 * (2 + len(layout.partials))} B"
+    # A slot: its tile's number, its count of events, and its partials, 8 B each; and the blocks of distinct values.
+    slot = 8 * (2 + len(layout.partials)) + BLOCK_BYTES * len(layout.distinct)
+    return f"{layout.tiles:,} tiles of {layout.hop_s} s x {slot} B"
 
 
 def _tile_bytes(layout: Layout) -> int:

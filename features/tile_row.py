@@ -2,7 +2,8 @@ r"""One row of `features.<view>`: the whole value of one tile, as a stream job u
 
 Key `{"<join key>": …, "tile": "<hop_s>/<tile>"}`; value: the same, and `n`, one field per partial, `clock_ms`,
 `source_offset`, `source_partition`. `first` and `last` travel as `<event_time_ms, 15 digits>\x01<event_id>\x01<value>`:
-MIN and MAX of that string are free of order and break ties by event id.
+MIN and MAX of that string are free of order and break ties by event id. `distinct` travels as the text of its block
+(`features.distinct`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from features import distinct
 from features.tiles import NEUTRAL
 from features.views import Partial, View
 
@@ -22,7 +24,8 @@ KeyValue = str | int | None
 class TileRow(NamedTuple):
     """A tile's whole value; `partials` are in the order of the hop's layout, null as NaN.
 
-    `stamps` are the time and event id behind each `first` and `last`, for views whose tiles a scorer folds into.
+    `stamps` are the time and event id behind each `first` and `last`, for views whose tiles a scorer folds into. `blocks` are
+    the bytes of each `distinct`, whose partial is the block's size.
     """
 
     hop_s: int
@@ -33,6 +36,7 @@ class TileRow(NamedTuple):
     source_offset: int = -1
     source_partition: int = -1
     stamps: tuple[str, ...] = ()
+    blocks: tuple[bytes, ...] = ()
 
 
 class TileRowDecoder:
@@ -61,15 +65,21 @@ class TileRowDecoder:
         keys = tuple(fields[name] for name in self._keys)
         if partials is None or not fields.get("n") or any(key is None for key in keys):
             return None
+        blocks = [distinct.parse(fields.get(p.field)) for p in partials if p.kind == "distinct"]
+        sizes = iter(blocks)
         return keys, TileRow(
             hop_s=int(hop),
             tile=int(index),
             n=fields["n"],
-            partials=tuple(_number(fields.get(p.field), p) for p in partials),
+            partials=tuple(
+                float(next(sizes).size) if p.kind == "distinct" else _number(fields.get(p.field), p)
+                for p in partials
+            ),
             clock_ms=fields["clock_ms"],
             source_offset=_or_unknown(fields.get("source_offset")),
             source_partition=_or_unknown(fields.get("source_partition")),
             stamps=_stamps(fields, partials) if self._stamped else (),
+            blocks=tuple(block.content for block in blocks),
         )
 
 
@@ -81,8 +91,12 @@ def encode(view: View, keys: tuple[KeyValue, ...], row: TileRow) -> Mapping[str,
     layout = view.layout(row.hop_s)
     fields: dict[str, Any] = {k.name: v for k, v in zip(view.join_keys, keys, strict=True)}
     fields |= {"tile": f"{row.hop_s}/{row.tile}", "n": row.n}
+    blocks = iter(row.blocks)
     for partial, value in zip(layout.partials, row.partials, strict=True):
-        fields[partial.field] = _text(partial, value, row.clock_ms)
+        if partial.kind == "distinct":
+            fields[partial.field] = distinct.text_of(distinct.Block(int(value), next(blocks)))
+        else:
+            fields[partial.field] = _text(partial, value, row.clock_ms)
     return fields | {
         "clock_ms": row.clock_ms,
         "source_offset": row.source_offset,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from features.distinct import Block, block_of, hash_of
 from features.tile_row import KeyValue, TileRow
 from features.tiles import NEUTRAL
 from features.views import Layout, Partial, View
@@ -34,12 +35,17 @@ class TileStream:
         tile = event["event_time_ms"] // layout.hop_ms
         held = self._held.setdefault((keys, layout.hop_s, tile), [])
         held.append(event)
+        blocks = [_block(p, held) for p in layout.distinct]
+        sizes = {p: float(b.size) for p, b in zip(layout.distinct, blocks, strict=True)}
         return TileRow(
             hop_s=layout.hop_s,
             tile=tile,
             n=len(held),
-            partials=tuple(self._partial(p, held) for p in layout.partials),
+            partials=tuple(
+                sizes[p] if p in sizes else self._partial(p, held) for p in layout.partials
+            ),
             clock_ms=max(e["event_time_ms"] for e in held),
+            blocks=tuple(b.content for b in blocks),
         )
 
     def _partial(self, partial: Partial, held: list[Event]) -> float:
@@ -51,6 +57,11 @@ class TileStream:
         if not values:
             return NEUTRAL[partial.kind]
         return _MERGED[partial.kind](values)
+
+
+def _block(partial: Partial, held: list[Event]) -> Block:
+    values = (e[partial.column] for e in held)
+    return block_of(hash_of(value) for value in values if value is not None)
 
 
 _MERGED: Mapping[str, Callable[[Sequence[float]], float]] = {

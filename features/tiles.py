@@ -1,7 +1,7 @@
 """The tile mathematics: what a window is, and how tiles merge into its value. Pure numpy.
 
 `tile(x) = floor(x / hop)`. A window `w` as of `t` takes the tiles `tile(t) − w/hop < i ≤ tile(t)`: its head is whatever the
-head tile holds, its tail is aligned to the hop. Empty: `count` and `sum` are 0, all else null (NaN).
+head tile holds, its tail is aligned to the hop. Empty: `count`, `sum` and `count_distinct` are 0, all else null (NaN).
 
 Variance is `(Σx² − (Σx)²/n) / (n − 1)`, because Σx² is what SQL engines can keep incrementally. It cancels: its relative
 error is about `ε · n · mean² / variance`. For the data features are made of (a spread of at least a thousandth of the
@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features.views import PARTIALS_OF, Aggregate, Layout, PartialKind
+from features import distinct
+from features.views import PARTIALS_OF, Aggregate, Layout, Partial, PartialKind
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -37,17 +38,21 @@ NEUTRAL: Mapping[PartialKind, float] = {
     "max": float("nan"),
     "first": float("nan"),
     "last": float("nan"),
+    # The size of the block; its bytes are beside it.
+    "distinct": 0.0,
 }
 
 
 class Tiles(NamedTuple):
     """The tiles of one hop for many entities: `indices` [entities, slots], `partials` [entities, partials, slots].
 
-    An empty slot has index `EMPTY_TILE`. The order of slots has no meaning.
+    An empty slot has index `EMPTY_TILE`. The order of slots has no meaning. `blocks` are those of distinct values, [entities,
+    distinct partials, slots, 512]; None where the layout has no such partial.
     """
 
     indices: Ints
     partials: Floats
+    blocks: NDArray[np.uint8] | None = None
 
 
 def tile(ts_ms: int, hop_ms: int) -> int:
@@ -89,6 +94,7 @@ class _Window:
 
     def __init__(self, layout: Layout, width: int, mine: Sequence[tuple[int, Aggregate]]) -> None:
         self.width = width
+        self._layout = layout
         self._columns: dict[str, list[int]] = {}
         # Function → the partials it is made of, one list a kind, in step with its columns.
         self._partials: dict[str, list[list[int]]] = {}
@@ -131,10 +137,15 @@ class _Window:
                     )
                 case _:
                     for column, partial in zip(columns, parts[0], strict=True):
-                        held = tiles.partials[:, partial, :]
-                        values[:, column] = _outermost(function, tiles.indices, held, taken)
+                        values[:, column] = self._alone(function, tiles, taken, partial)
         if self._roots:
             values[:, self._roots] = np.sqrt(values[:, self._roots])
+
+    def _alone(self, function: str, tiles: Tiles, taken: Bools, partial: int) -> Floats:
+        """What does not merge together with others of its kind."""
+        if function == "count_distinct":
+            return _distinct(self._layout, tiles, taken, self._layout.partials[partial])
+        return _outermost(function, tiles.indices, tiles.partials[:, partial, :], taken)
 
 
 def in_window(index: Ints, head: Ints, width: int) -> Bools:
@@ -150,6 +161,13 @@ def variance(count: Floats, total: Floats, squares: Floats) -> Floats:
         spread = squares - total * total / count
         spread = np.where(spread <= VARIANCE_FLOOR * squares, 0.0, spread)
         return np.where(count >= VARIANCE_EVENTS_MIN, spread / (count - 1), np.nan)
+
+
+def _distinct(layout: Layout, tiles: Tiles, taken: Bools, partial: Partial) -> Floats:
+    """The count over the taken slots, whose sizes stand among the partials and whose hashes in blocks."""
+    assert tiles.blocks is not None
+    sizes = tiles.partials[:, layout.partials.index(partial), :]
+    return distinct.counts(sizes, tiles.blocks[:, layout.distinct.index(partial)], taken)
 
 
 def _outermost(kind: str, index: Ints, column: Floats, taken: Bools) -> Floats:

@@ -117,6 +117,10 @@ class ViewCompiler:
                 came,
                 "Otherwise training would read other events than serving.",
             )
+        elif batch.field_mapping or batch.created_timestamp_column:
+            came = "it maps columns, or says when a row was created"
+            mend = "Both executors go by the contract's names and by when an event was ingested."
+            self.refuse("its lake table as it is", came, mend)
         for holder, field in (
             ("the view", self.definition.timestamp_field),
             ("its stream source", stream.timestamp_field),
@@ -188,11 +192,18 @@ class ViewCompiler:
         if kind is None:
             came = f"column {asked.column!r} is not one of them"
             self.refuse(f"a column of the stream: {sorted(columns)}", came, "Correct it.", where)
-        elif kind == "string" and function not in ("count", None):
+        elif kind == "double" and function == "count_distinct":
+            self.refuse(
+                "a column of strings or integers for count_distinct",
+                f"{asked.column!r} is a double",
+                "Engines write a double in different ways; count what it stands for, e.g. a rounded BIGINT by row SQL.",
+                where,
+            )
+        elif kind == "string" and function not in ("count", "count_distinct", None):
             self.refuse(
                 f"a numeric column for {function}",
                 f"{asked.column!r} is a string",
-                "Rings hold numbers only; count is the one function of a string.",
+                "Rings hold numbers only; a string can be counted: count, count_distinct.",
                 where,
             )
         window_s, hop_s = self._window(asked, where)
@@ -208,8 +219,6 @@ class ViewCompiler:
             if function == wanted:
                 return function
         mend = f"Choose one of {sorted(PARTIALS_OF)}."
-        if wanted == "count_distinct":
-            mend = "Tiles of distinct counts do not merge without keeping the values; use count."
         self.refuse("a function that tiles can merge", f"it is {asked.function!r}", mend, where)
         return None
 

@@ -22,8 +22,10 @@ from features.row_views import RowSql as RowSql  # noqa: PLC0414
 from features.row_views import RowView
 from schemas.errors import HeadraceError
 
-Function = Literal["count", "sum", "mean", "min", "max", "std", "var", "first", "last"]
-PartialKind = Literal["count", "sum", "sumsq", "min", "max", "first", "last"]
+Function = Literal[
+    "count", "sum", "mean", "min", "max", "std", "var", "first", "last", "count_distinct"
+]
+PartialKind = Literal["count", "sum", "sumsq", "min", "max", "first", "last", "distinct"]
 KeyType = Literal["bigint", "string"]
 
 # What a tile must hold so that tiles merge into the function's value.
@@ -37,6 +39,7 @@ PARTIALS_OF: dict[Function, tuple[PartialKind, ...]] = {
     "var": ("count", "sum", "sumsq"),
     "first": ("first",),
     "last": ("last",),
+    "count_distinct": ("distinct",),
 }
 
 # Tiles kept beyond the longest window. A ring that holds exactly one window loses its oldest tile as soon as an event of
@@ -104,6 +107,11 @@ class Layout(msgspec.Struct, frozen=True):
     def index(self, kind: PartialKind, column: str) -> int:
         """The position of a partial in `partials`."""
         return self.partials.index(Partial(kind, column))
+
+    @property
+    def distinct(self) -> tuple[Partial, ...]:
+        """Those of distinct values, which have blocks of bytes besides a number (`features.distinct`)."""
+        return tuple(p for p in self.partials if p.kind == "distinct")
 
 
 class View(msgspec.Struct, frozen=True, dict=True):

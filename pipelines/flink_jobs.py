@@ -19,6 +19,7 @@ from typing import Self
 import httpx
 import msgspec
 
+from pipelines import distinct_function
 from pipelines.flink_sql import Job, job_prefix, view_prefix
 from pipelines.recovery import RESTORED_FROM, Recovery
 from pipelines.settings import FlinkSettings
@@ -290,7 +291,9 @@ def _execute(order: Order, job: Job, more: Mapping[str, str]) -> str:
         **job.options,
         **more,
         "pipeline.name": job.name,
-        "pipeline.jars": f"file://{order.connector_jar}",
+        "pipeline.jars": ";".join(
+            f"file://{jar}" for jar in distinct_function.jars(Path(order.connector_jar), job.tables)
+        ),
         "execution.target": "remote",
         "execution.attached": "false",
         "rest.address": order.rest_address,

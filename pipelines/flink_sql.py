@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from features.state_cost import tile_life_s
 from features.views import Handover, KeyType, Layout, Partial, View
+from pipelines import distinct_function
 from pipelines.settings import FlinkSettings
 from pipelines.sql_names import SqlRefused, literal, quoted, topic_name
 from pipelines.tile_query import BASE, SOURCE, has_base, tile_query
@@ -38,7 +39,7 @@ class Job:
     Attributes:
         view: The view's name and version.
         options: Flink's configuration of the job, without its name.
-        tables: `CREATE TEMPORARY TABLE` statements; they hold the credentials of Kafka where there are any, so they are never logged.
+        tables: `CREATE TEMPORARY` statements, of a function and of tables; they hold the credentials of Kafka where there are any, so they are never logged.
         inserts: One `INSERT INTO` a hop.
     """
 
@@ -89,7 +90,12 @@ def job(
     return Job(
         view=view.versioned,
         options=_options(view, flink),
-        tables=(_source_table(view, kafka, handover), *base, *sinks),
+        tables=(
+            *distinct_function.statements(view),
+            _source_table(view, kafka, handover),
+            *base,
+            *sinks,
+        ),
         inserts=tuple(_insert(view, layout, flink, handover) for layout in view.layouts),
     )
 
@@ -118,6 +124,7 @@ def _options(view: View, flink: FlinkSettings) -> dict[str, str]:
         # Operators keep their ids, so that a savepoint fits the same statements again.
         "table.exec.uid.generation": "ALWAYS",
         "table.local-time-zone": "UTC",
+        **distinct_function.options(view),
     }
 
 
@@ -216,7 +223,7 @@ def _sink_table(view: View, layout: Layout, kafka: KafkaSettings) -> str:
 
 
 def _partial_type(partial: Partial) -> str:
-    if partial.kind in ("first", "last"):
+    if partial.kind in ("first", "last", "distinct"):
         return "STRING"
     return "BIGINT" if partial.kind == "count" else "DOUBLE"
 

@@ -11,6 +11,7 @@ from typing import TypeGuard
 
 from features import row_sql
 from features.views import Handover, Layout, Partial, PartialKind, View
+from pipelines import distinct_function
 from pipelines.sql_names import quoted
 
 SOURCE = "source"
@@ -145,6 +146,7 @@ def _partial(view: View, partial: Partial) -> str:
         "max": f"MAX({number})",
         "first": f"MIN({stamped})",
         "last": f"MAX({stamped})",
+        "distinct": f"{distinct_function.NAME}({_hashed(column)})",
     }
     return expressions[partial.kind]
 
@@ -160,6 +162,8 @@ def _alone(view: View, partial: Partial) -> str:
             return f"{number} * {number}"
         case "first" | "last":
             return _stamped(view, column)
+        case "distinct":
+            return _hashed(column)
         case "sum" | "min" | "max":
             return number
 
@@ -176,6 +180,13 @@ def _merged(partial: Partial) -> str:
             return f"MIN({field})"
         case "max" | "last":
             return f"MAX({field})"
+        case "distinct":
+            return f"{distinct_function.NAME}({field})"
+
+
+def _hashed(column: str) -> str:
+    """One value as the text of a set that holds just it (`features.distinct`); null where the column is."""
+    return f"CONCAT('s', SUBSTRING(MD5(CAST({column} AS STRING)), 1, 16))"
 
 
 def _stamped(view: View, column: str) -> str:

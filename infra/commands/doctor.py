@@ -136,11 +136,15 @@ def _maven(settings: Settings) -> Check:
 
 
 def _jars(settings: Settings) -> Check:
+    from pipelines.distinct_function import JAR
+
     missing = []
     if settings.local.kafka and not any((Path(settings.jars) / "kafka").glob("kafka_2.13-*.jar")):
         missing.append("Kafka's broker")
     if settings.local.flink and not Path(settings.flink.connector_jar).exists():
         missing.append("Flink's Kafka connector")
+    if settings.local.flink and not Path(settings.flink.connector_jar).with_name(JAR).exists():
+        missing.append(JAR)
     return Check(
         "jars",
         not missing,

@@ -11,6 +11,7 @@ import pytest
 from feast import FeatureStore
 
 from features import feast_store
+from features.asked_views import RetrievalUnsupported
 from features.feast_store import Diff, apply, diff, feature_store
 from features.lake import Lake
 from features.online_store import OnlineWriteRefused
@@ -135,8 +136,14 @@ def test_feasts_history_is_point_in_time_correct(
                 assert (None if pd.isna(served) else served) == wanted, name
 
 
-def test_feast_may_not_write_into_rings(store: FeatureStore, applied: Diff) -> None:
+def test_feast_may_not_write_into_rings_nor_into_a_topics_archive(
+    store: FeatureStore, applied: Diff
+) -> None:
     row: dict[str, object] = dict.fromkeys(NAMES_OF_DEST, 1.0)
     row |= {"dest": "IAH", "event_time": pd.Timestamp.now(tz="UTC")}
     with pytest.raises(OnlineWriteRefused, match="dest_departures"):
         store.write_to_online_store("dest_departures", pd.DataFrame([row]))
+    source = store.get_stream_feature_view("dest_departures").batch_source
+    names = [name for name, _ in source.get_table_column_names_and_types(store.config)]
+    with pytest.raises(RetrievalUnsupported, match="archive of a topic"):
+        store.write_to_offline_store("dest_departures", pd.DataFrame(columns=names))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +13,13 @@ import pytest
 from feast.errors import FeastEntityDFMissingColumnsError, SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 
-from features.batch import features_as_of
+from features.asked_views import RetrievalUnsupported
 from features.entity_rows import EntityRowsRefused
 from features.feast_store import apply, feature_store
 from features.lake import Lake
-from features.offline_store import RetrievalUnsupported
 from features.reference import features_as_of as reference
 from features.retrieval import SavedDatasetLakeStorage
-from features.views import Aggregate, Function, JoinKey, Plan, Service, View
+from features.views import Plan
 from tests.conftest import stores_at
 from tests.features.flights_data import departures
 
@@ -30,9 +28,6 @@ if TYPE_CHECKING:
 
     from features.settings import StoreSettings
 
-# 1,000,000 rows and a sample of 10,000 with HISTORY_ROWS=full; less by default, for everybody's patience.
-FULL = os.environ.get("HISTORY_ROWS") == "full"
-ROWS, SAMPLE = (1_000_000, 10_000) if FULL else (100_000, 1_000)
 FEATURES = ["dest_departures:mean_delay_3h", "carrier_departures:count_delay_24h"]
 LAG_MS = 3_600_000
 
@@ -191,82 +186,3 @@ def test_a_range_of_time_alone_is_refused(store: FeatureStore) -> None:
         store.get_historical_features(
             features=FEATURES, start_date=pd.Timestamp("2013-06-01", tz="UTC")
         )
-
-
-DAY_MS = 86_400_000
-T0_MS = 1_700_000_000_000
-
-
-def payments_views() -> tuple[View, ...]:
-    def view(name: str, key: str, window_s: int, hop_s: int) -> View:
-        functions: tuple[Function, ...] = ("count", "sum", "mean", "max", "std")
-        return View(
-            name=name,
-            topic="t.valid",
-            table="pay",
-            event_id_field="event_id",
-            join_keys=(JoinKey(key),),
-            columns={key: "string", "event_id": "string", "amount": "double"},
-            aggregates=tuple(
-                Aggregate(f"{function}_{length}", "amount", function, length, hop_s)
-                for length in (window_s, 4 * window_s)
-                for function in functions
-            ),
-        )
-
-    return (
-        view("by_card", "card", 3_600, 300),
-        view("by_merchant", "merchant", 3_600, 300),
-        view("by_card_slow", "card", 6 * 3_600, 1_800),
-    )
-
-
-@pytest.mark.parametrize("mode", ["event", "known"])
-def test_three_views_at_once_equal_brute_force(mode: str) -> None:
-    dice = np.random.default_rng(5)
-    count, cards = ROWS, max(ROWS // 50, 10)
-    times = T0_MS + dice.integers(0, 7 * DAY_MS, count)
-    events = pa.table(
-        {
-            "event_time_ms": times,
-            "ingest_ms": times + (dice.random(count) < 0.1) * dice.integers(0, DAY_MS, count),
-            "event_id": [f"e{i}" for i in range(count)],
-            "card": dice.integers(0, cards, count).astype(str),
-            "merchant": dice.integers(0, cards, count).astype(str),
-            "amount": dice.integers(1, 8_000, count) / 8,
-            "kafka_partition": np.zeros(count, dtype=np.int64),
-            "kafka_offset": np.arange(count),
-        }
-    )
-    instants = T0_MS + dice.integers(0, 7 * DAY_MS, ROWS)
-    entities = pa.table(
-        {
-            "card": dice.integers(0, cards, ROWS).astype(str),
-            "merchant": dice.integers(0, cards, ROWS).astype(str),
-            "event_time_ms": instants,
-            "known_at_ms": instants + dice.integers(0, DAY_MS // 2, ROWS),
-        }
-    )
-    views = payments_views()
-    names = tuple((v.name, a.name) for v in views for a in v.aggregates)
-    plan = Plan(views, (Service("s", names),))
-    found = features_as_of(plan, "s", {"pay": events}, entities, mode=mode)  # type: ignore[arg-type]
-    chosen = dice.choice(ROWS, SAMPLE, replace=False)
-    by_key = {k: by(events, k) for k in ("card", "merchant")}
-    for row in found.take(chosen).to_pylist():
-        for view in views:
-            key = view.join_keys[0].name
-            log = by_key[key].get(row[key], [])
-            if mode == "known":
-                log = [e for e in log if e["ingest_ms"] <= row["known_at_ms"]]
-            wanted = reference(view, log, {key: row[key]}, row["event_time_ms"])
-            for name, value in wanted.items():
-                expected = None if value is None else pytest.approx(value, rel=1e-9)
-                assert row[f"{view.name}__{name}"] == expected, (row, name)
-
-
-def by(events: pa.Table, key: str) -> dict[str, list[dict[str, Any]]]:
-    grouped: dict[str, list[dict[str, Any]]] = {}
-    for event in events.to_pylist():
-        grouped.setdefault(event[key], []).append(event)
-    return grouped

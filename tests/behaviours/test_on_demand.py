@@ -356,8 +356,12 @@ def test_a_row_that_a_function_fails_on_does_not_take_the_others(
         ),
         ("LIMIT = 1_000.0", "LIMIT = object()", "'LIMIT'"),
         ("None if stars is None or amount is None else", "", "sample rows"),
-        ("np.minimum(values, LIMIT)", "values - values.mean()", "when the row stands alone"),
-        ("np.minimum(values, LIMIT)", "values * np.random.rand()", "at the second call"),
+        ("values.clip(upper=LIMIT)", "values - values.mean()", "when the row stands alone"),
+        (
+            "values.clip(upper=LIMIT)",
+            "values.sample(frac=1.0).to_numpy() + values * 0",
+            "at the second call",
+        ),
         (
             "features=[customer_orders, ratings, compared, weighed]",
             "features=[customer_orders, compared, weighed]",

@@ -2,8 +2,9 @@
 
 Injected: kill -9 at a random moment after the first write of each of some chunks of tile rows; then the group's offsets
 are set to the beginning, twice. Must hold: rings read as the oracle says after the kills; during each replay no feature
-goes back for a moment, and after it nothing has changed. Does not show: a kill of Redis beside it (case 15), or a power
-cut, for what Redis was sent stays in its memory.
+goes back for as long as between two looks, and after it nothing has changed. Does not show: a ring that goes back between
+two looks (case 18 has rows out of order), a kill of Redis beside it (case 15), or a power cut, for what Redis was sent
+stays in its memory.
 """
 
 from __future__ import annotations

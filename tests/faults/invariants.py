@@ -96,7 +96,7 @@ def whole(stage: Stage) -> bool:
     """Whether the store says that it holds all of the view's rings."""
     rings = Rings(stage.stores)
     try:
-        return bool(rings.read(stage.view.name, [WHOLE_KEY])[0])
+        return bool(rings.read(stage.view.versioned, [WHOLE_KEY])[0])
     finally:
         rings.close()
 

@@ -14,7 +14,8 @@ from features.views import PARTIALS_OF, Aggregate, JoinKey, Plan, Service, View
 
 START_MS = 1_370_000_000_000 // 3_600_000 * 3_600_000
 SPAN_MS = 2 * 3_600_000
-FUNCTIONS = tuple(PARTIALS_OF)
+# Of numbers; what counts distinct values has events of its own in tests/properties/test_distinct_executors.py.
+FUNCTIONS = tuple(f for f in PARTIALS_OF if f != "count_distinct")
 
 VIEW = View(
     name="sensor_readings",

@@ -138,7 +138,7 @@ def test_keys_of_integers_and_of_two_columns() -> None:
         (view(Aggregation(column="value", function="median", time_window=HOUR)), "'median'"),
         (
             view(Aggregation(column="value", function="count_distinct", time_window=HOUR)),
-            "distinct",
+            "is a double",
         ),
         (view(Aggregation(column="nothing", function="sum", time_window=HOUR)), "'nothing'"),
         (view(Aggregation(column="ok", function="sum", time_window=HOUR)), "'ok'"),

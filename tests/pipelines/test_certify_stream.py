@@ -38,6 +38,8 @@ JOINT = View(
         Aggregate("level_sum_1h", "level", "sum", 3_600, 600),
         Aggregate("level_std_1h", "level", "std", 3_600, 600),
         Aggregate("level_first_1h", "level", "first", 3_600, 600),
+        Aggregate("kinds_distinct_5m", "kind", "count_distinct", 300, 60),
+        Aggregate("levels_distinct_1h", "level", "count_distinct", 3_600, 600),
     ),
 )
 
