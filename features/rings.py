@@ -11,12 +11,15 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
 import msgspec
 import redis
+from redis.exceptions import RedisClusterException
 
+from features.many_keys import ManyKeys
 from features.settings import StoreSettings
 from features.tile_row import KeyValue
 from schemas.errors import HeadraceError
@@ -24,17 +27,17 @@ from schemas.errors import HeadraceError
 EntityKey = bytes
 _encode = msgspec.json.Encoder().encode
 
-# Pairs of what must be held ('' for nothing) and what shall be; the answer is which keys had something else.
+# Pairs of what must be held ('' for nothing) and what shall be; the answer is of each key whether it was replaced.
 _REPLACE = """
-local changed = {}
+local replaced = {}
 for i, key in ipairs(KEYS) do
+  replaced[i] = 0
   if (redis.call('GET', key) or '') == ARGV[2 * i - 1] then
     redis.call('SET', key, ARGV[2 * i])
-  else
-    changed[#changed + 1] = i
+    replaced[i] = 1
   end
 end
-return changed
+return replaced
 """
 
 
@@ -42,11 +45,9 @@ class OnlineStoreUnavailable(HeadraceError):
     """Redis did not answer, or refused."""
 
 
-def _tls(stores: StoreSettings) -> dict[str, Any]:
-    """The certificates to check a `rediss://` server by; a plain connection takes no such setting."""
-    if not stores.redis_url.startswith("rediss://") or not stores.redis_ca_path:
-        return {}
-    return {"ssl_ca_certs": stores.redis_ca_path}
+def _is_entity(key: EntityKey) -> bool:
+    """Whether it is an entity's, and not a word that says something of the whole view."""
+    return key.startswith(b"[")
 
 
 def entity_key(values: Sequence[KeyValue]) -> EntityKey:
@@ -57,26 +58,28 @@ def entity_key(values: Sequence[KeyValue]) -> EntityKey:
 class Rings:
     """Reads and writes packed rings. Safe to share between threads, not between processes.
 
-    Every method is one round trip and raises `OnlineStoreUnavailable` when Redis does not answer in time.
+    Every method is one round trip (in a cluster one to each node, and one more where views say how far they have come) and
+    raises `OnlineStoreUnavailable` when Redis does not answer in time.
     """
 
     def __init__(self, stores: StoreSettings) -> None:
-        password = stores.redis_password
         self._where = f"online store at {stores.redis_shown}"
         self._prefix = f"{stores.project}:".encode()
-        self._redis = redis.Redis.from_url(
-            stores.redis_url,
-            **_tls(stores),
-            **({"username": stores.redis_user} if stores.redis_user else {}),
-            **({"password": password.get_secret_value()} if password else {}),
-            socket_timeout=stores.redis_timeout_ms / 1000,
-            socket_connect_timeout=stores.redis_timeout_ms / 1000,
-            socket_keepalive=True,
-        )
+        self._stores = stores
+
+    @cached_property
+    def _many(self) -> ManyKeys:
+        """Connected when first used: a cluster is asked for its slots then."""
+        return ManyKeys(self._stores)
+
+    @property
+    def _redis(self) -> Any:  # noqa: ANN401 - of one Redis or of a cluster
+        return self._many.client
 
     def close(self) -> None:
         """Give the connections back."""
-        self._redis.close()
+        if "_many" in self.__dict__:
+            self._many.close()
 
     def read(self, view: str, keys: Sequence[EntityKey]) -> list[bytes | None]:
         """The rings of one view, None where there is none."""
@@ -87,10 +90,11 @@ class Rings:
     ) -> list[list[bytes | None]]:
         """The rings of several views in one round trip, in the order asked."""
         flat = [self._key(view, key) for view, keys in asked for key in keys]
+        early = {self._key(v, key) for v, keys in asked for key in keys if not _is_entity(key)}
         found: Iterator[bytes | None] = iter(())
         if flat:
             with self._reported():
-                found = iter(self._redis.mget(flat))
+                found = iter(self._many.get(flat, early))
         return [[next(found) for _ in keys] for _, keys in asked]
 
     def write(self, items: Iterable[tuple[str, EntityKey, bytes]]) -> int:
@@ -98,7 +102,7 @@ class Rings:
         values = {self._key(view, key): packed for view, key, packed in items}
         if values:
             with self._reported():
-                self._redis.mset(values)
+                self._many.set(values)
         return len(values)
 
     def replace(
@@ -107,13 +111,10 @@ class Rings:
         """Write (key, held, packed) where still `held` is there. Returns the keys where something else was."""
         if not items:
             return []
+        pairs = [(self._key(view, key), (held or b"", packed)) for key, held, packed in items]
         with self._reported():
-            script = self._redis.register_script(_REPLACE)
-            changed = script(
-                keys=[self._key(view, key) for key, _, _ in items],
-                args=[part for _, held, packed in items for part in (held or b"", packed)],
-            )
-        return [items[position - 1][0] for position in changed]
+            replaced = self._many.run(_REPLACE, pairs)
+        return [key for (key, _, _), done in zip(items, replaced, strict=True) if not done]
 
     def entities(self, view: str, at_most: int) -> list[EntityKey]:
         """The keys of a view's entities, as many as wanted, in no order; for a person's eye, not for the hot path."""
@@ -171,7 +172,7 @@ class Rings:
     def _reported(self) -> Iterator[None]:
         try:
             yield
-        except redis.RedisError as error:
+        except (redis.RedisError, RedisClusterException) as error:
             raise OnlineStoreUnavailable(
                 self._where,
                 wanted="an answer in time",

@@ -18,13 +18,14 @@ STAMP_DIGITS = 15
 EPOCH_SHIFT_MS = 10**14
 # One call a batch; a row is replaced only by one that is not older, so order and repetition of writes never matter.
 NEWEST_WINS = """
-local written = 0
+local written = {}
 for i, key in ipairs(KEYS) do
   local held = redis.call('GET', key)
   local row = ARGV[i]
+  written[i] = 0
   if not held or string.sub(held, 1, 30) <= string.sub(row, 1, 30) then
     redis.call('SET', key, row)
-    written = written + 1
+    written[i] = 1
   end
 end
 return written
@@ -80,9 +81,8 @@ class Rows(Rings):
 
     def _offer(self, view: str, items: Sequence[tuple[EntityKey, Row]]) -> int:
         with self._reported():
-            script = self._redis.register_script(NEWEST_WINS)
-            keys = [self._key(view, key) for key, _ in items]
-            return int(script(keys=keys, args=[pack(row) for _, row in items]))
+            packed = [(self._key(view, key), [pack(row)]) for key, row in items]
+            return sum(self._many.run(NEWEST_WINS, packed))
 
     def forget(self, view: str, keys: Sequence[EntityKey]) -> int:
         """Delete entities' rows or rings. Returns how many there were."""

@@ -17,6 +17,8 @@ class StoreSettings(BaseModel):
     redis_password: SecretStr | None = None
     # Whose certificates count for `rediss://`: a PEM file; the machine's own by default.
     redis_ca_path: str | None = None
+    # The URL names one node of a Redis Cluster; the others are learnt from it.
+    redis_cluster: bool = False
     redis_timeout_ms: int = 2_000
     catalog_uri: str = "sqlite:///.headrace/lake/catalog.db"
     catalog_type: str = "sql"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
@@ -15,6 +15,7 @@ from features.settings import StoreSettings
 from infra.local.kafka import KafkaServer
 from infra.local.redis_server import RedisServer
 from schemas.settings import KafkaSettings
+from tests.redis_cluster import RedisCluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +52,29 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real, empty Redis for the session. Tests share it: a test that needs it empty flushes it first."""
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server.url
+
+
+class OnlineStore(NamedTuple):
+    """Where an online store is, and whether it is a cluster."""
+
+    url: str
+    clustered: bool
+
+    def of(self, stores: StoreSettings) -> StoreSettings:
+        """These settings with this store."""
+        return stores.model_copy(update={"redis_url": self.url, "redis_cluster": self.clustered})
+
+
+@pytest.fixture(scope="session", params=["one_redis", "redis_cluster"])
+def online(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OnlineStore]:
+    """One Redis, and then a cluster: what holds for an online store holds on both."""
+    if request.param == "one_redis":
+        yield OnlineStore(request.getfixturevalue("redis_url"), clustered=False)
+        return
+    with RedisCluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield OnlineStore(cluster.url, clustered=True)
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,13 @@ from features.rings import OnlineStoreUnavailable, Rings, entity_key
 from features.settings import StoreSettings
 from features.tile_stream import TileStream
 from features.vectors import VectorReader
+from tests.conftest import OnlineStore
 from tests.features.readings import NAMES, PLAN, START_MS, VIEW, assert_same, event
 
 
 @pytest.fixture
-def lab(stores: StoreSettings) -> Iterator[StoreSettings]:
-    mine = stores.model_copy(update={"project": "test_online_vectors"})
+def lab(stores: StoreSettings, online: OnlineStore) -> Iterator[StoreSettings]:
+    mine = online.of(stores).model_copy(update={"project": "test_online_vectors"})
     yield mine
     Rings(mine).delete(VIEW.versioned)
 

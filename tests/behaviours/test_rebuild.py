@@ -28,7 +28,7 @@ from features.rings import Rings, entity_key
 from features.tile_stream import TileStream
 from features.vectors import VectorReader
 from features.views import Plan
-from tests.conftest import stores_at
+from tests.conftest import OnlineStore, stores_at
 from tests.features.readings import NAMES, PLAN, SCHEMA, START_MS, VIEW, assert_same, event, table
 from tests.pipelines import toy
 
@@ -49,8 +49,9 @@ LATEST_MS = max(e["event_time_ms"] for e in LOG)
 
 
 @pytest.fixture
-def lab(redis_url: str, tmp_path: Path) -> Iterator[StoreSettings]:
-    mine = stores_at(tmp_path, redis_url).model_copy(update={"project": "test_rebuild"})
+def lab(online: OnlineStore, tmp_path: Path) -> Iterator[StoreSettings]:
+    mine = online.of(stores_at(tmp_path, online.url))
+    mine = mine.model_copy(update={"project": "test_rebuild"})
     lake = Lake(mine)
     lake.create(VIEW.table, SCHEMA)
     shuffled = random.Random(7).sample(LOG, len(LOG))

@@ -38,7 +38,7 @@ from features.rows import Rows
 from features.vectors import RowsUnread, VectorReader
 from features.views import Plan, Service
 from pipelines.row_schedule import RowSchedule
-from tests.conftest import stores_at
+from tests.conftest import OnlineStore, stores_at
 from tests.pipelines import toy
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ kinds = FeatureView(
 
 
 @pytest.fixture(scope="module")
-def lab(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreSettings]:
+def lab(online: OnlineStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreSettings]:
     toy.register(CASE)
     module = ModuleType(f"features.{CASE}")
     module.__spec__ = ModuleSpec(module.__name__, loader=None)
@@ -109,7 +109,7 @@ def lab(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     for position, one in enumerate((shop, till, facts, joint, fresh, everything, kinds, service)):
         setattr(module, f"d{position}", one)
     sys.modules[module.__name__] = module
-    stores = stores_at(tmp_path_factory.mktemp("rows"), redis_url)
+    stores = online.of(stores_at(tmp_path_factory.mktemp("rows"), online.url))
     stores = stores.model_copy(update={"project": "test_rows"})
     Lake(stores).create("shop_facts", SCHEMA)
     apply(CASE, stores)
