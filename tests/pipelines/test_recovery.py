@@ -81,8 +81,10 @@ def test_the_newest_whole_checkpoint_is_found_and_the_rest_pruned(tmp_path: Path
     _checkpoint(_home(recovery, mine), "first", 9, age_s=60)
     newest = _checkpoint(_home(recovery, mine), "second", 3)
     _checkpoint(_home(recovery, mine), "second", 4, whole=False)
-    other = _job(msgspec.structs.replace(VIEW, aggregates=VIEW.aggregates[:1]))
+    other = replace(mine, options={**mine.options, "parallelism.default": "2"})
     _checkpoint(_home(recovery, other), "third", 1)
+    older = _job(msgspec.structs.replace(VIEW, aggregates=VIEW.aggregates[:1]))
+    _checkpoint(_home(recovery, older), "fifth", 1)
     elsewhere = _job(msgspec.structs.replace(VIEW, name="recovered_levels_too"))
     _checkpoint(_home(recovery, elsewhere), "fourth", 1)
 
@@ -93,6 +95,10 @@ def test_the_newest_whole_checkpoint_is_found_and_the_rest_pruned(tmp_path: Path
     assert not (_home(recovery, mine) / "first").exists()
     assert recovery.newest(other) is None
     assert recovery.newest(elsewhere), "another view, although its name begins alike"
+    assert recovery.newest(older), "a version that may come back"
+    recovery.drop(older.view)
+    assert recovery.newest(older) is None
+    assert recovery.newest(mine) == newest
     recovery.forget([mine])
     assert recovery.newest(mine) is None
 
