@@ -18,7 +18,7 @@ from features.asked import AS_OF, CUTOFF, ROW, asked
 from features.distinct_batch import distinct_counts
 from features.on_demand_function import Column, Function, evaluate
 from features.row_batch import row_features
-from features.row_events import PLATFORM_COLUMNS, projected, table_of
+from features.row_events import PLATFORM_COLUMNS, projected, quoted, table_of
 from features.row_table import view_rows
 from features.row_views import RowView
 from features.tiles import VARIANCE_FLOOR, Floats
@@ -255,14 +255,14 @@ def tile_tables(view: View, layout: Layout) -> str:
     Join keys are `k0`, `k1`, … there, in the view's order.
     """
     columns = ", ".join(
-        f"CASE WHEN isnan({_quoted(c)}::DOUBLE) THEN NULL ELSE {_quoted(c)}::DOUBLE END AS {_col(c)}"
+        f"CASE WHEN isnan({quoted(c)}::DOUBLE) THEN NULL ELSE {quoted(c)}::DOUBLE END AS {_col(c)}"
         if view.columns[c] != "string"
-        else f"{_quoted(c)} AS {_col(c)}"
+        else f"{quoted(c)} AS {_col(c)}"
         for c in dict.fromkeys(p.column for p in _numbers(layout))
     )
     return f"""
         CREATE OR REPLACE TEMP TABLE e AS
-        SELECT {_keys(view)}, event_time_ms AS ts, {_quoted(view.event_id_field)} AS id,
+        SELECT {_keys(view)}, event_time_ms AS ts, {quoted(view.event_id_field)} AS id,
                event_time_ms // {layout.hop_ms} AS tile, ingest_ms AS seen, {columns}
         FROM events_in;
         CREATE OR REPLACE TEMP TABLE tiles AS
@@ -278,10 +278,10 @@ def _query(view: View, layout: Layout, wanted: Sequence[Aggregate], head: Head) 
     """
     longest = max(a.tiles for a in wanted)
     same = " AND ".join(f"r.k{i} = o.k{i}" for i in range(len(view.join_keys)))
-    fields = ", ".join(_quoted(p.field) for p in _numbers(layout))
+    fields = ", ".join(quoted(p.field) for p in _numbers(layout))
     cut = "r.tile = r.head OR " if head == "exact" else ""
     until = "AND o.ts <= r.as_of" if head == "exact" else ""
-    features = ",\n".join(f"{_merged(a)} AS {_quoted(a.name)}" for a in wanted)
+    features = ",\n".join(f"{_merged(a)} AS {quoted(a.name)}" for a in wanted)
     return f"""
         WITH asked_keys AS (
             SELECT {ROW} AS row, {_keys(view)}, {AS_OF} AS as_of, {CUTOFF} AS cutoff,
@@ -311,7 +311,7 @@ def _merged(aggregate: Aggregate) -> str:
     within = f"FILTER (WHERE p.tile > p.head - {aggregate.tiles})"
 
     def part(kind: PartialKind, merge: str = "sum({c})") -> str:
-        field = "p." + _quoted(Partial(kind, aggregate.column).field)
+        field = "p." + quoted(Partial(kind, aggregate.column).field)
         return f"{merge.format(c=field)} {within}"
 
     count, total = part("count"), part("sum")
@@ -338,7 +338,7 @@ def _merged(aggregate: Aggregate) -> str:
 def _partials(layout: Layout, of: str = "") -> str:
     parts = (
         _TILE[p.kind].format(c=of + _col(p.column)).replace("(ts, id)", f"({of}ts, {of}id)")
-        + f" AS {_quoted(p.field)}"
+        + f" AS {quoted(p.field)}"
         for p in _numbers(layout)
     )
     return ", ".join(parts)
@@ -350,7 +350,7 @@ def _numbers(layout: Layout) -> list[Partial]:
 
 
 def _keys(view: View) -> str:
-    return ", ".join(f"{_quoted(k.name)} AS k{i}" for i, k in enumerate(view.join_keys))
+    return ", ".join(f"{quoted(k.name)} AS k{i}" for i, k in enumerate(view.join_keys))
 
 
 def _aliases(view: View) -> str:
@@ -358,8 +358,4 @@ def _aliases(view: View) -> str:
 
 
 def _col(column: str) -> str:
-    return _quoted(f"c_{column}")
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    return quoted(f"c_{column}")

@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from features import distinct
-from features.row_events import PLATFORM_COLUMNS, table_of
+from features.row_events import PLATFORM_COLUMNS, quoted, table_of
 from features.tile_row import SEPARATOR
 from features.views import Layout, Partial, PartialKind, View
 
@@ -52,8 +52,8 @@ def lake_tiles(
 
 
 def _query(view: View, layout: Layout, since_ms: int) -> str:
-    keys = [_quoted(key.name) for key in view.join_keys]
-    partials = [f"{_partial(view, p)} AS {_quoted(p.field)}" for p in layout.partials]
+    keys = [quoted(key.name) for key in view.join_keys]
+    partials = [f"{_partial(view, p)} AS {quoted(p.field)}" for p in layout.partials]
     columns = ",\n".join(
         [
             *keys,
@@ -75,12 +75,12 @@ def _query(view: View, layout: Layout, since_ms: int) -> str:
 
 
 def _partial(view: View, partial: Partial) -> str:
-    column = _quoted(partial.column)
+    column = quoted(partial.column)
     hashed = distinct_hash(view, partial.column)
     if view.columns[partial.column] != "string":
         # NaN is null, as everywhere.
         column = f"nullif({column}::DOUBLE, 'NaN'::DOUBLE)"
-    identity = _quoted(view.event_id_field)
+    identity = quoted(view.event_id_field)
     separator = f"chr({ord(SEPARATOR)})"
     stamp = f"lpad(event_time_ms::VARCHAR, 15, '0') || {separator} || {identity} || {separator}"
     return _PARTIAL[partial.kind].format(c=column, stamp=stamp, hash=hashed)
@@ -88,8 +88,8 @@ def _partial(view: View, partial: Partial) -> str:
 
 def distinct_hash(view: View, column: str) -> str:
     """DuckDB's expression of `features.distinct.hash_of`; null where the column is."""
-    number = f"TRY_CAST({_quoted(column)} AS BIGINT)::VARCHAR"
-    text = _quoted(column) if view.columns[column] == "string" else number
+    number = f"TRY_CAST({quoted(column)} AS BIGINT)::VARCHAR"
+    text = quoted(column) if view.columns[column] == "string" else number
     return f"('0x' || left(md5({text}), 16))::UBIGINT"
 
 
@@ -97,7 +97,3 @@ def _with_texts(layout: Layout, row: dict[str, Any]) -> dict[str, Any]:
     for partial in layout.distinct:
         row[partial.field] = distinct.text_of(distinct.block_of(row[partial.field] or ()))
     return row
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -8,6 +8,7 @@ import duckdb
 import pyarrow as pa
 
 from features.asked import AS_OF, CUTOFF, ROW
+from features.row_events import quoted
 from features.row_views import RowView
 
 
@@ -26,10 +27,10 @@ def row_features(
         asked: Row numbers, instants, cutoffs and the view's join keys (`features.asked`).
         known: Whether what was ingested after the cutoff is left out.
     """
-    same = " AND ".join(f"a.{_quoted(k)} = e.{_quoted(k)}" for k in view.join_keys)
+    same = " AND ".join(f"a.{quoted(k)} = e.{quoted(k)}" for k in view.join_keys)
     fresh = f"AND a.{AS_OF} - e.event_time_ms <= {view.ttl_s * 1000}" if view.ttl_s else ""
     fields = ", ".join(
-        f"CASE WHEN e.event_time_ms IS NOT NULL {fresh} THEN e.{_quoted(n)} END AS {_quoted(n)}"
+        f"CASE WHEN e.event_time_ms IS NOT NULL {fresh} THEN e.{quoted(n)} END AS {quoted(n)}"
         for n in names
     )
     join = _known(same) if known else _asof(view, same)
@@ -43,8 +44,8 @@ def row_features(
 
 def newest_rows(events: pa.Table, join_keys: Sequence[str], columns: Sequence[str]) -> pa.Table:
     """The newest row of each entity: by event time, then by when it was ingested. One row where there are no keys."""
-    wanted = ", ".join(_quoted(c) for c in dict.fromkeys(columns))
-    keys = ", ".join(_quoted(k) for k in join_keys)
+    wanted = ", ".join(quoted(c) for c in dict.fromkeys(columns))
+    keys = ", ".join(quoted(k) for k in join_keys)
     each = f"DISTINCT ON ({keys})" if keys else ""
     order = f"{keys + ', ' if keys else ''}event_time_ms DESC, place DESC"
     limit = "" if keys else "LIMIT 1"
@@ -55,7 +56,7 @@ def newest_rows(events: pa.Table, join_keys: Sequence[str], columns: Sequence[st
 
 
 def _asof(view: RowView, same: str) -> str:
-    keys = ", ".join(_quoted(k) for k in view.join_keys)
+    keys = ", ".join(quoted(k) for k in view.join_keys)
     by = f"{keys}, event_time_ms" if keys else "event_time_ms"
     last = f"(SELECT DISTINCT ON ({by}) * FROM events ORDER BY {by}, place DESC)"  # noqa: S608
     return (
@@ -78,7 +79,3 @@ def _ranked(events: pa.Table) -> pa.Table:
     held = [one for one in order if one[0] in events.column_names]
     ranked = events.sort_by(held)
     return ranked.append_column("place", pa.array(range(len(ranked)), pa.int64()))
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

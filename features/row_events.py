@@ -51,8 +51,8 @@ def projected(rows: RowSql, columns: Iterable[str], events: pa.Table) -> pa.Tabl
     """A table of events after the SQL: what it makes, the columns that are needed besides, and the platform's."""
     made = dict(rows.select)
     passed = [n for n in (*columns, *PLATFORM_COLUMNS) if n not in made]
-    selected = [_quoted(n) for n in dict.fromkeys(passed) if n in events.column_names]
-    selected += [f"{sql} AS {_quoted(name)}" for name, sql in made.items()]
+    selected = [quoted(n) for n in dict.fromkeys(passed) if n in events.column_names]
+    selected += [f"{sql} AS {quoted(name)}" for name, sql in made.items()]
     where = f" WHERE {rows.where}" if rows.where else ""
     with duckdb.connect(":memory:") as connection:
         connection.register("events", events)
@@ -215,5 +215,6 @@ _OF: Mapping[type[exp.Expression], Callable[[exp.Expression, Event], Value]] = {
 }
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name as DuckDB's identifier."""
     return '"' + name.replace('"', '""') + '"'

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from features import plan_files
 from features.lateness import Lateness
 from features.views import Plan, PlanUnreadable
 from pipelines.transactions import Outgoing, Slot, TransactionalPipe
@@ -110,12 +111,12 @@ class _Applied:
     def __init__(self, path: str | None, lateness: Lateness) -> None:
         self._path = Path(path) if path else None
         self._lateness = lateness
-        self._stamp = 0
+        self._stamp: plan_files.Stamp | None = None
 
     def look(self) -> None:
         if self._path is None or not self._path.exists():
             return
-        stamp = self._path.stat().st_mtime_ns
+        stamp = plan_files.stamp(self._path)
         if stamp == self._stamp:
             return
         self._stamp = stamp
