@@ -47,6 +47,8 @@ class ManyKeys:
 
     def _mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """MGET without what redis-py does around it, which is half of a small read's time; any trouble is left to redis-py."""
+        # hiredis's stub knows of commands of one word only.
+        command = pack_command(("MGET", *keys))  # type: ignore[arg-type]
         connections = self.client.connection_pool
         try:
             connection = self._idle.pop()
@@ -54,7 +56,7 @@ class ManyKeys:
             connection = connections.get_connection()
         found: list[bytes | None] | None = None
         try:
-            connection.send_packed_command((pack_command(("MGET", *keys)),), check_health=False)
+            connection.send_packed_command((command,), check_health=False)
             found = connection.read_response(disable_decoding=True)
         except (redis.ConnectionError, redis.TimeoutError):
             connection.disconnect()

@@ -11,6 +11,7 @@ cannot change what a ring ends up as.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,16 +104,18 @@ class RingFormat:
 
         A missing or discarded ring comes back empty (`clock_ms` −1), which is also what it means.
         """
-        blank, size, header = self._blank, self.size, self._blank[:HEADER_BYTES]
-        held = [
-            ring if ring is not None and len(ring) == size and ring.startswith(header) else blank
-            for ring in packed
-        ]
-        discarded = 0
-        if blank in held:
-            pairs = zip(packed, held, strict=True)
-            discarded = sum(1 for ring, kept in pairs if ring is not None and kept is blank)
-        return np.frombuffer(bytearray().join(held), self.dtype), discarded
+        if self._whole(packed):
+            return np.frombuffer(bytearray().join(packed), self.dtype), 0  # type: ignore[arg-type]
+        held = [ring if self.usable(ring) else None for ring in packed]
+        discarded = held.count(None) - packed.count(None)
+        filled = (self._blank if ring is None else ring for ring in held)
+        return np.frombuffer(bytearray().join(filled), self.dtype), discarded
+
+    def _whole(self, packed: Sequence[bytes | None]) -> bool:
+        """Whether all are there and usable, which is usual: said without a step of Python's for each."""
+        if not packed or None in packed or set(map(len, packed)) != {self.size}:  # type: ignore[arg-type]
+            return False
+        return all(map(bytes.startswith, packed, repeat(self._blank[:HEADER_BYTES])))  # type: ignore[arg-type]
 
     def apply(self, records: Records, position: int, rows: Iterable[TileRow]) -> Applied:
         """Fold tile rows into the ring at `position`, in place.

@@ -20,8 +20,11 @@ from features.views import PARTIALS_OF, Aggregate, Layout
 NO_RING_AGE_MS = -1
 WORD_BYTES = 8
 # How numpy sums: so many at once, side by side in eight, and longer ones in halves.
-_BLOCK = 128
-_LANES = 8
+_BLOCK = np.uint64(128)
+_LANES = np.uint64(8)
+# Places are unsigned, else every one is first asked whether it counts from the end.
+_ZERO, _U1, _U2, _U3, _U4, _U5, _U6, _U7 = (np.uint64(i) for i in range(8))
+_TWO = _U2
 
 _COUNT, _MEAN, _VAR, _STD, _MIN, _MAX, _FIRST, _LAST = range(8)
 _CODES = {
@@ -38,6 +41,7 @@ _CODES = {
 # Functions made of sums: their partials are added up once a window.
 _ADDED = _STD
 
+Unsigned = np.uint64
 _Function = Callable[..., Any]
 
 
@@ -47,43 +51,50 @@ def _compiled(signature: str) -> Callable[[_Function], _Function]:
 
     def compile_(function: _Function) -> _Function:
         try:
-            return numba.njit(signature, cache=True, **options)(function)
+            made: _Function = numba.njit(signature, cache=True, **options)(function)
         except RuntimeError as error:
             # numba's word for "nowhere to write".
             if "no locator available" not in str(error):
                 raise
-            return numba.njit(signature, **options)(function)
+            made = numba.njit(signature, **options)(function)
+        return made
 
     return compile_
 
 
-@_compiled("f8(f8[::1], i8, i8)")
-def _sum(line: Floats, start: int, length: int) -> float:
-    """numpy's pairwise sum (`numpy/_core/src/umath/loops_utils.h.src`)."""
-    if length < _LANES:
-        total = 0.0
-        for i in range(start, start + length):
-            total += line[i]
-        return total
+@_compiled("f8(f8[::1], u8, b1[::1], u8)")
+def _or_nought(partials: Floats, at: Unsigned, taken: Bools, slot: Unsigned) -> float:
+    # Loaded whether taken or not: a choice between two numbers costs less than a branch.
+    value: float = partials[at]
+    return value if taken[slot] else 0.0
+
+
+@_compiled("f8(f8[::1], u8, b1[::1], u8, u8)")
+def _sum(partials: Floats, at: Unsigned, taken: Bools, slot: Unsigned, length: Unsigned) -> float:
+    """Pairwise as numpy sums: what is taken, 0 standing for the rest (`numpy/_core/src/umath/loops_utils.h.src`)."""
     if length > _BLOCK:
-        half = length // 2
+        half = length // _TWO
         half -= half % _LANES
-        return _sum(line, start, half) + _sum(line, start + half, length - half)
-    r0, r1, r2, r3 = line[start], line[start + 1], line[start + 2], line[start + 3]
-    r4, r5, r6, r7 = line[start + 4], line[start + 5], line[start + 6], line[start + 7]
-    even = start + length - length % _LANES
-    for i in range(start + _LANES, even, _LANES):
-        r0 += line[i]
-        r1 += line[i + 1]
-        r2 += line[i + 2]
-        r3 += line[i + 3]
-        r4 += line[i + 4]
-        r5 += line[i + 5]
-        r6 += line[i + 6]
-        r7 += line[i + 7]
-    total = ((r0 + r1) + (r2 + r3)) + ((r4 + r5) + (r6 + r7))
-    for i in range(even, start + length):
-        total += line[i]
+        low: float = _sum(partials, at, taken, slot, half)
+        high: float = _sum(partials, at + half, taken, slot + half, length - half)
+        return low + high
+    even = length - length % _LANES
+    total = 0.0
+    if even:
+        r0, r1, r2, r3, r4, r5, r6, r7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for i in range(_ZERO, even, _LANES):
+            x, t = at + i, slot + i
+            r0 += _or_nought(partials, x, taken, t)
+            r1 += _or_nought(partials, x + _U1, taken, t + _U1)
+            r2 += _or_nought(partials, x + _U2, taken, t + _U2)
+            r3 += _or_nought(partials, x + _U3, taken, t + _U3)
+            r4 += _or_nought(partials, x + _U4, taken, t + _U4)
+            r5 += _or_nought(partials, x + _U5, taken, t + _U5)
+            r6 += _or_nought(partials, x + _U6, taken, t + _U6)
+            r7 += _or_nought(partials, x + _U7, taken, t + _U7)
+        total = ((r0 + r1) + (r2 + r3)) + ((r4 + r5) + (r6 + r7))
+    for i in range(even, length):
+        total += _or_nought(partials, at + i, taken, slot + i)
     return total
 
 
@@ -98,113 +109,96 @@ def _variance(count: float, total: float, squares: float) -> float:
     return spread / (count - 1)
 
 
-@_compiled("f8(i8, i8[::1], f8[::1], i8, i8, i8[::1], i8)")
+@_compiled("f8(i8, f8[::1], u8, i8[::1], u8, b1[::1], u8)")
 def _picked(
-    code: int, words: Ints, floats: Floats, indices: int, held: int, taken: Ints, count: int
+    code: int,
+    partials: Floats,
+    at: Unsigned,
+    words: Ints,
+    index: Unsigned,
+    taken: Bools,
+    n: Unsigned,
 ) -> float:
-    """`min`, `max`, `first` or `last` over the taken slots, nulls left out."""
-    best, at = np.nan, np.int64(0)
-    for i in range(count):
-        value = floats[held + taken[i]]
-        if np.isnan(value):
-            continue
-        index = words[indices + taken[i]]
+    """`min`, `max`, `first` or `last` of what is taken, nulls left out."""
+    best, when = np.nan, np.int64(0)
+    if code == _MAX:
+        for i in range(_ZERO, n):
+            value = partials[at + i]
+            best = value if taken[i] and (value > best or np.isnan(best)) else best
+        return best
+    if code == _MIN:
+        for i in range(_ZERO, n):
+            value = partials[at + i]
+            best = value if taken[i] and (value < best or np.isnan(best)) else best
+        return best
+    for i in range(_ZERO, n):
+        value, tile = partials[at + i], words[index + i]
         if (
-            np.isnan(best)
-            or (code == _MIN and value < best)
-            or (code == _MAX and value > best)
-            or (code == _FIRST and index < at)
-            or (code == _LAST and index > at)
+            taken[i]
+            and not np.isnan(value)
+            and (np.isnan(best) or (tile > when if code == _LAST else tile < when))
         ):
-            best, at = value, index
+            best, when = value, tile
     return best
 
 
-@_compiled("f8(i8[::1], f8[::1])")
-def _of_sums(step: Ints, sums: Floats) -> float:
+@_compiled("f8(i8, i8, i8, i8, f8[::1])")
+def _of_sums(code: int, one: int, two: int, three: int, sums: Floats) -> float:
     """What is made of a window's sums alone."""
-    code = step[0]
+    # Each returns at once: a common ending would divide and take roots for all of them.
     if code == _COUNT:
-        return sums[step[2]]
+        return float(sums[one])
     if code == _MEAN:
-        return sums[step[3]] / sums[step[2]]
-    spread = _variance(sums[step[2]], sums[step[3]], sums[step[4]])
-    return np.sqrt(spread) if code == _STD else spread
+        return float(sums[two] / sums[one])
+    spread = _variance(sums[one], sums[two], sums[three])
+    return float(np.sqrt(spread)) if code == _STD else spread
 
 
-@_compiled("i8(i8[::1], i8, i8, i8, i8, i8[::1])")
-def _take(words: Ints, indices: int, slots: int, last: int, width: int, taken: Ints) -> int:
-    """`tiles.in_window`, as the slots themselves; returns how many."""
-    count = 0
-    for slot in range(slots):
-        index = words[indices + slot]
-        if last - width < index <= last and index != EMPTY_TILE:
-            taken[count] = slot
-            count += 1
-    return count
-
-
-@_compiled("void(i8[::1], i8, i8, i8[::1], i8[:,::1], i8[:,::1], i8[::1], i8[:,::1], f8[::1])")
-def _fill_row(
-    words: Ints,
-    ring: int,
-    as_of_ms: int,
-    hop: Ints,
-    windows: Ints,
-    steps: Ints,
-    added: Ints,
-    scratch: Ints,
-    values: Floats,
-) -> None:
-    """The aggregates of one hop of one row."""
-    hop_ms, slots, indices, partials = hop[0], hop[1], ring + hop[2], ring + hop[3]
-    floats = words.view(np.float64)
-    taken, line, sums = scratch[0], scratch[1].view(np.float64), scratch[2].view(np.float64)
-    for w in range(hop[4], hop[5]):
-        window = windows[w]
-        line[:slots] = 0.0
-        count = _take(words, indices, slots, as_of_ms // hop_ms, window[0], taken)
-        for a in range(window[1], window[2]):
-            held = partials + added[a] * slots
-            for i in range(count):
-                line[taken[i]] = floats[held + taken[i]]
-            sums[added[a]] = _sum(line, 0, slots)
-        for s in range(window[3], window[4]):
-            step = steps[s]
-            if step[0] <= _ADDED:
-                values[step[1]] = _of_sums(step, sums)
-            else:
-                held = partials + step[2] * slots
-                values[step[1]] = _picked(step[0], words, floats, indices, held, taken, count)
+@_compiled("void(i8[::1], u8, i8, i8, b1[::1], u8)")
+def _take(words: Ints, index: Unsigned, head: int, width: int, taken: Bools, n: Unsigned) -> None:
+    """`tiles.in_window` of one row."""
+    for slot in range(_ZERO, n):
+        tile = words[index + slot]
+        taken[slot] = (tile > head - width) & (tile <= head) & (tile != EMPTY_TILE)
 
 
 @_compiled(
-    "void(i8[::1], i8[::1], i8[::1], i8[::1], i8[:,::1], i8[:,::1], i8[:,::1], i8[::1], i8, f8[:,::1],"
-    "i8[:,::1], b1[:,::1])"
+    "void(i8[::1], i8[::1], i8[::1], i8[::1], Tuple((i8[:,::1], i8[:,::1], i8[:,::1], i8[::1])), i8,"
+    "Tuple((f8[:,::1], i8[:,::1], b1[:,::1])))"
 )
 def _fill(
     words: Ints,
     shape: Ints,
     rows: Ints,
     as_of_ms: Ints,
-    hops: Ints,
-    windows: Ints,
-    steps: Ints,
-    added: Ints,
+    parts: tuple[Ints, Ints, Ints, Ints],
     view: int,
-    values: Floats,
-    age_ms: Ints,
-    ahead: Bools,
+    into: tuple[Floats, Ints, Bools],
 ) -> None:
-    """All columns of one view; `shape` is words a ring, the word of its clock, the longest hop, the most slots."""
-    length, clock, longest_ms, slots_max = shape
-    scratch = np.empty((3, slots_max), np.int64)
+    """All columns of one view; `shape` is words a ring, the word of its clock, the longest hop, the most slots, partials."""
+    (hops, windows, steps, added), (values, age_ms, ahead) = parts, into
+    partials, length, clock, longest_ms = words.view(np.float64), shape[0], shape[1], shape[2]
+    taken, sums = np.empty(shape[3], np.bool_), np.empty(shape[4])
     for row in range(len(rows)):
         ring, now_ms = rows[row] * length, as_of_ms[row]
         if ring < 0:
             ring += len(words)
         for h in range(len(hops)):
-            _fill_row(words, ring, now_ms, hops[h], windows, steps, added, scratch, values[row])
+            hop_ms, slots = hops[h, 0], np.uint64(hops[h, 1])
+            index, first = np.uint64(ring + hops[h, 2]), np.uint64(ring + hops[h, 3])
+            for w in range(hops[h, 4], hops[h, 5]):
+                _take(words, index, now_ms // hop_ms, windows[w, 0], taken, slots)
+                for a in range(windows[w, 1], windows[w, 2]):
+                    at = first + np.uint64(added[a]) * slots
+                    sums[added[a]] = _sum(partials, at, taken, _ZERO, slots)
+                for s in range(windows[w, 3], windows[w, 4]):
+                    code, one = steps[s, 0], steps[s, 2]
+                    if code <= _ADDED:
+                        value = _of_sums(code, one, steps[s, 3], steps[s, 4], sums)
+                    else:
+                        at = first + np.uint64(one) * slots
+                        value = _picked(code, partials, at, words, index, taken, slots)
+                    values[row, steps[s, 1]] = value
         clock_ms = words[ring + clock]
         age = now_ms - clock_ms
         if clock_ms < 0:
@@ -231,10 +225,11 @@ class RingKernel:
             if mine:
                 parts.add(fmt, layout, mine)
         self._parts = parts.arrays()
-        most = max(max(layout.tiles, len(layout.partials)) for layout in fmt.view.layouts)
-        clock = _word(fmt, "clock_ms")
-        longest_ms = fmt.view.layouts[-1].hop_ms
-        self._shape = np.array([fmt.size // WORD_BYTES, clock, longest_ms, most], np.int64)
+        layouts = fmt.view.layouts
+        slots, partials = max(x.tiles for x in layouts), max(len(x.partials) for x in layouts)
+        size = fmt.size // WORD_BYTES
+        shape = [size, _word(fmt, "clock_ms"), layouts[-1].hop_ms, slots, partials]
+        self._shape = np.array(shape, np.int64)
 
     def fill(
         self,
@@ -253,7 +248,7 @@ class RingKernel:
             place: Of the view among those that are read.
             into: `[rows, features]`, `[rows, views]`, `[rows, views]`.
         """
-        _fill(records.view(np.int64), self._shape, rows, as_of_ms, *self._parts, place, *into)
+        _fill(records.view(np.int64), self._shape, rows, as_of_ms, self._parts, place, into)
         if self._alone:
             into[0][:, self._alone] = self._format.evaluate(
                 records, rows, as_of_ms, self._alone_names
@@ -302,6 +297,8 @@ class _Parts:
 
 def _word(fmt: RingFormat, field: str) -> int:
     """Where a field of a ring begins, in words of eight bytes, which every field is a multiple of."""
-    at = int(fmt.dtype.fields[field][1])
+    fields = fmt.dtype.fields
+    assert fields is not None
+    at = int(fields[field][1])
     assert at % WORD_BYTES == 0
     return at // WORD_BYTES

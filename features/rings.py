@@ -50,9 +50,7 @@ def _is_entity(key: EntityKey) -> bool:
     return key.startswith(b"[")
 
 
-def _words(
-    asked: Sequence[tuple[str, Sequence[EntityKey]]], flat: Sequence[bytes]
-) -> set[bytes]:
+def _words(asked: Sequence[tuple[str, Sequence[EntityKey]]], flat: Sequence[bytes]) -> set[bytes]:
     """Those of the full keys that are not an entity's."""
     keys = [key for _, mine in asked for key in mine]
     return {full for key, full in zip(keys, flat, strict=True) if not _is_entity(key)}

@@ -201,8 +201,11 @@ class VectorReader:
         discarded = 0
         for position, (reader, keys, rows) in enumerate(asked):
             held = packed[position]
-            # The blank last ring is what rows without an entity (−1) read.
-            records, unusable = reader.format.unpack([*held[: len(keys)], None])
+            rings = held[: len(keys)]
+            if not keys or -1 in rows:
+                # The blank last ring is what rows without an entity (−1) read.
+                rings = [*rings, None]
+            records, unusable = reader.format.unpack(rings)
             discarded += unusable
             if not held[len(keys)]:
                 unsettled[:, position] = True
