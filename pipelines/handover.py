@@ -19,6 +19,7 @@ from confluent_kafka import (
     Consumer,
     KafkaError,
     KafkaException,
+    Message,
     Producer,
     TopicPartition,
 )
@@ -31,9 +32,9 @@ from features.state_cost import tile_life_s
 from features.views import Handover, Layout, View
 from pipelines.polling import unavailable
 from pipelines.tile_query import has_base
+from schemas.envelope import ORIGIN_OFFSET, header
 from schemas.errors import HeadraceError
 from schemas.settings import KafkaSettings
-from schemas.topics import VALID_SUFFIX
 
 TIMEOUT_S = 10.0
 POLL_S = 0.5
@@ -64,7 +65,7 @@ def begin(view: View, lake: Lake, kafka: KafkaSettings) -> Handover | None:
     snapshot_id, archived = lake.pin(view.table)
     if snapshot_id is None:
         return None
-    topic = view.topic.removesuffix(VALID_SUFFIX) if view.origin_offsets else view.topic
+    topic = view.archived_topic
     offsets: list[int] = []
     with _reader(kafka, view.topic_out) as consumer:
         for partition, low, high in _bounds(consumer, topic):
@@ -72,6 +73,10 @@ def begin(view: View, lake: Lake, kafka: KafkaSettings) -> Handover | None:
             if not low <= offset <= high:
                 raise _apart(view, topic, partition, offset, low, high)
             offsets.append(offset)
+        for partition, first in _copies_from(consumer, view):
+            if first > offsets[partition]:
+                high = archived.get((topic, partition), first)
+                raise _apart(view, view.topic, partition, offsets[partition], first, high)
     held = lake.scan(view.table, snapshot_id=snapshot_id, columns=("event_time_ms",)).num_rows
     base = f"{view.topic_out}.base.{snapshot_id}" if held else ""
     return Handover(snapshot_id, tuple(offsets), base)
@@ -79,9 +84,9 @@ def begin(view: View, lake: Lake, kafka: KafkaSettings) -> Handover | None:
 
 def still_possible(view: View, handover: Handover, kafka: KafkaSettings) -> bool:
     """Whether the stream still holds everything after a snapshot that was chosen before."""
-    if view.origin_offsets:
-        return True
     with _reader(kafka, view.topic_out) as consumer:
+        if view.copied:
+            return all(first <= handover.first(p) for p, first in _copies_from(consumer, view))
         bounds = list(_bounds(consumer, view.topic))
     return all(low <= handover.first(part) <= high for part, low, high in bounds)
 
@@ -165,7 +170,7 @@ class CatchingUp:
             for topic in (view.topic, *base):
                 for partition, low, high in list(_bounds(consumer, topic)):
                     first = low
-                    if handover and topic == view.topic and not view.origin_offsets:
+                    if handover and topic == view.topic and not view.copied:
                         first = max(low, handover.first(partition))
                     target = TopicPartition(topic, partition, high)
                     self._until(view, partial(_passed, consumer, target, first))
@@ -240,6 +245,15 @@ def _bounds(consumer: Consumer, topic: str) -> Iterable[tuple[int, int, int]]:
         yield partition, low, high
 
 
+def _copies_from(consumer: Consumer, view: View) -> Iterator[tuple[int, int]]:
+    """Partitions whose copies begin later than their requests did, with the offset of the first request still copied."""
+    if not view.copied:
+        return
+    for partition, low, high in list(_bounds(consumer, view.topic)):
+        if 0 < low < high and (first := _next(consumer, view.topic, partition, low)) is not None:
+            yield partition, int(header(first, ORIGIN_OFFSET) or 0)
+
+
 def _committed(consumer: Consumer, at: TopicPartition, start: int) -> int:
     (held,) = consumer.committed([TopicPartition(at.topic, at.partition)], TIMEOUT_S)
     return int(held.offset) if held.offset >= 0 else start
@@ -257,13 +271,18 @@ def _passed(consumer: Consumer, target: TopicPartition, first: int) -> bool:
 
 def _next_event(consumer: Consumer, topic: str, partition: int, at: int) -> int | None:
     """The offset of the first committed event from `at` on; None where there is none yet."""
+    found = _next(consumer, topic, partition, at)
+    return None if found is None else int(found.offset() or 0)
+
+
+def _next(consumer: Consumer, topic: str, partition: int, at: int) -> Message | None:
     consumer.assign([TopicPartition(topic, partition, at)])
     deadline_s = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline_s:
         for message in consumer.consume(1, 1.0):
             error = message.error()
             if error is None:
-                return int(message.offset() or 0)
+                return message
             if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
                 return None
             raise KafkaException(error)
