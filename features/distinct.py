@@ -117,7 +117,7 @@ def counts(
     used = taken & (sizes > 0)
     found = np.zeros(len(sizes))
     held = used[:, :, None] & (np.arange(EXACT_MAX) < sizes[:, :, None])
-    sketched: NDArray[np.bool_] = (used & (sizes > EXACT_MAX)).any(axis=1)
+    sketched = np.asarray((used & (sizes > EXACT_MAX)).any(axis=1))
     # To tell hashes apart, the order of their bytes does not matter.
     hashes = contents.view(np.uint64)
     for row in np.flatnonzero(used.any(axis=1)).tolist():
