@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,10 +20,19 @@ from features import certificate, plan_files, versions
 from features.lake import Lake
 from features.state_cost import Cost, refuse_costly
 from features.views import Handover, Plan, View
-from pipelines import handover
-from pipelines.flink_jobs import FlinkJobs, FlinkUnavailable, RunningJob, TooFewSlots, submit
+from pipelines import handover, state_loss
+from pipelines.flink_jobs import (
+    CANNOT_RESTORE,
+    FlinkJobs,
+    FlinkUnavailable,
+    RunningJob,
+    TooFewSlots,
+    submit,
+)
 from pipelines.flink_sql import Job, job, job_prefix, view_prefix
+from pipelines.polling import KafkaUnavailable
 from pipelines.pruning import prune as prune_retired
+from pipelines.state_loss import StateLost
 from schemas import evolution, topics
 from schemas.errors import HeadraceError
 
@@ -56,6 +65,7 @@ class Deployed(NamedTuple):
         handed_over: Views of which a new version takes over.
         services_changed: Services that mean something else under their old name.
         pruned: What was removed of versions that nobody reads.
+        incomplete: Views that count less than they should, because a job lost its state: to be counted again.
     """
 
     diff: Diff
@@ -66,6 +76,7 @@ class Deployed(NamedTuple):
     handed_over: tuple[str, ...] = ()
     services_changed: tuple[str, ...] = ()
     pruned: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
 
 
 def plan(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings) -> Deployed:
@@ -82,6 +93,7 @@ def plan(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSet
     wanted, diff = feast_store.plan(case, stores)
     costs = _costs(wanted, flink)
     before = plan_files.applied(stores.plan_path)
+    wanted = versions.renewed(before, wanted)
     kept = msgspec.structs.replace(wanted, handovers=before.handovers)
     jobs = _jobs(kept, kafka, flink)
     would = Deployed(
@@ -92,12 +104,19 @@ def plan(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSet
         costs,
         tuple(view.name for view, old in versions.fresh(before, wanted) if old),
         tuple(versions.changed_services(before, wanted)),
+        incomplete=_incomplete(before),
     )
     try:
         with FlinkJobs(flink) as cluster:
             alive = cluster.alive()
+        found = _state_lost(before, kafka, stores, flink)
     except FlinkUnavailable:
         return would
+    except KafkaUnavailable:
+        found = None
+    if found:
+        marked = msgspec.structs.replace(before, incomplete=(*before.incomplete, *found.views))
+        would = would._replace(incomplete=_incomplete(marked))
     running = {one.name for one in alive}
     return would._replace(
         submitted=tuple(
@@ -116,6 +135,7 @@ def apply(
     *,
     allow_service_changes: bool = False,
     prune: bool = False,
+    again: Collection[str] = (),
 ) -> Deployed:
     """Make the engines run a use case's definitions.
 
@@ -131,8 +151,11 @@ def apply(
         progress: Told what happens.
         allow_service_changes: Let a service mean something else under its old name.
         prune: Remove what is left of versions that nobody reads any more: topics, rings, state.
+        again: Views that are counted again from the lake, under a new version, although their definition is the same.
 
     Raises:
+        UnknownDefinition: `again` names a view that there is not.
+        StateLost: A job has no state and its stream lacks what it had counted; nothing was changed. Count again.
         PlanRefused, SqlRefused, StateRefused, ServiceChanged, TooFewSlots: It cannot be run; nothing was changed.
         IncompatibleSchema: A contract refuses what its released schema accepts; nothing was changed.
         Uncertified: A view has no certificate, and the settings demand one; nothing was changed.
@@ -147,6 +170,7 @@ def apply(
     feast_store = _feast_store()
     wanted, _ = feast_store.plan(case, stores)
     before = plan_files.applied(stores.plan_path)
+    wanted = versions.renewed(before, wanted, again)
     # Before anything is written, so that what is refused changes nothing.
     costs = _costs(wanted, flink)
     if flink.require_certificate:
@@ -156,12 +180,15 @@ def apply(
     if not allow_service_changes:
         _refuse_changed_services(before, wanted)
     _refuse_crowded(flink, [view for view, _ in fresh])
+    if found := _state_lost(_staying(before, wanted), kafka, stores, flink):
+        raise found
     tables = feast_store.create_tables(case, stores)
-    coming = _begun(case, before, wanted, kafka, stores)
+    coming = _begun(case, before, wanted, kafka, stores, flink)
     if fresh:
         # From here on the materializer keeps their rings too.
         coming.save(plan_files.next_path(stores.plan_path))
-    created, submitted = _run(coming, kafka, stores, flink, say)
+    created, submitted, cut = _run(coming, kafka, stores, flink, say)
+    coming = msgspec.structs.replace(coming, incomplete=cut)
     if before.views:
         handover.CatchingUp(case, kafka, stores, fresh, coming.handovers).wait(say)
     after = versions.succeeded(before, coming, time.time_ns() // 1_000_000)
@@ -176,6 +203,7 @@ def apply(
         tuple(view.name for view, old in fresh if old),
         tuple(versions.changed_services(before, wanted)),
         _prune(after, kafka, stores, flink) if prune else (),
+        _incomplete(after),
     )
 
 
@@ -202,26 +230,54 @@ def _prune(
 def start(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings) -> None:
     """Run what was applied; the first time, and where no reader could notice, the definitions of now.
 
-    Definitions that need a hand-over wait for `apply`: it takes readers and writers that run.
+    Definitions that need a hand-over wait for `apply`: it takes readers and writers that run. So does a job that has lost
+    what it counted: it begins with what is left, so that features stay fresh, and the plan says that it is incomplete.
 
     Raises:
         As `apply`.
     """
     wanted, _ = _feast_store().plan(case, stores)
     before = plan_files.applied(stores.plan_path)
+    wanted = versions.renewed(before, wanted)
     changed = [view.name for view, _ in versions.fresh(before, wanted)]
     changed += versions.changed_services(before, wanted)
-    if not before.views or not changed:
+    found = _state_lost(before, kafka, stores, flink)
+    if not found and (not before.views or not changed):
         apply(case, kafka, stores, flink)
         return
-    log.warning("definitions have changed; run `headrace features apply`", changed=changed)
-    _run(before, kafka, stores, flink, lambda _: None)
+    if changed:
+        log.warning("definitions have changed; run `headrace features apply`", changed=changed)
+    if found:
+        log.error(str(found))
+    _, _, cut = _run(before, kafka, stores, flink, lambda _: None)
+    incomplete = {*before.incomplete, *cut, *(found.views if found else ())}
+    if incomplete - set(before.incomplete):
+        msgspec.structs.replace(before, incomplete=tuple(sorted(incomplete))).save(stores.plan_path)
+
+
+def _staying(before: Plan, wanted: Plan) -> Plan:
+    """Of the applied plan, the views that stay as they are."""
+    stays = {view.versioned for view in wanted.views}
+    return msgspec.structs.replace(
+        before, views=tuple(view for view in before.views if view.versioned in stays)
+    )
+
+
+def _state_lost(
+    had_run: Plan, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings
+) -> StateLost | None:
+    jobs = _jobs(had_run, kafka, flink)
+    return state_loss.found_at_start(had_run, jobs, kafka, stores, flink)
+
+
+def _incomplete(plan: Plan) -> tuple[str, ...]:
+    return tuple(view.name for view in plan.views if view.versioned in plan.incomplete)
 
 
 def _run(
     wanted: Plan, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings, say: Say
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Topics and jobs of a plan; the tile topics made and the views submitted."""
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Topics and jobs of a plan; the tile topics made, the views submitted, and the versions that lost what they had counted."""
     made = topics.create(kafka, (topics.tile_topic(view.topic_out) for view in wanted.views))
     begun = {one.base_topic for one in wanted.handovers.values() if one.base_topic}
     new = topics.create(kafka, map(topics.base_topic, sorted(begun)))
@@ -239,8 +295,19 @@ def _run(
         if view.topic_out in made or _base_of(wanted, view.versioned) in new
     ]
     jobs = _jobs(wanted, kafka, flink)
-    submitted = {one.view for one in submit(jobs, flink, say, lasting=True, fresh=fresh)}
-    return tuple(made), tuple(v.name for v in wanted.views if v.versioned in submitted)
+    unread: list[str] = []
+
+    def heard(line: str) -> None:
+        unread.extend(one.view for one in jobs if line.startswith(f"{CANNOT_RESTORE}{one.name}"))
+        say(line)
+
+    submitted = {one.view for one in submit(jobs, flink, heard, lasting=True, fresh=fresh)}
+    cut = [view for view in wanted.views if view.versioned in unread]
+    if found := state_loss.lost(cut, wanted, kafka, lake, flink.lateness_s):
+        log.error(str(found))
+        say(str(found))
+    names = tuple(view.name for view in wanted.views if view.versioned in submitted)
+    return tuple(made), names, found.views if found else ()
 
 
 def _base_of(plan: Plan, versioned: str) -> str:
@@ -249,11 +316,16 @@ def _base_of(plan: Plan, versioned: str) -> str:
 
 
 def _begun(
-    case: str, before: Plan, wanted: Plan, kafka: KafkaSettings, stores: StoreSettings
+    case: str,
+    before: Plan,
+    wanted: Plan,
+    kafka: KafkaSettings,
+    stores: StoreSettings,
+    flink: FlinkSettings,
 ) -> Plan:
     """The wanted plan with where each view's job begins."""
     lake = Lake(stores)
-    known: dict[str, Handover | None] = _comes_back(case, before)
+    known = _comes_back(case, before, wanted, kafka, stores, flink)
     known |= {view.versioned: before.handover(view) for view in before.views}
     waiting = plan_files.pending(stores.plan_path) or Plan()
     begun: dict[str, Handover] = {}
@@ -268,14 +340,32 @@ def _begun(
     return msgspec.structs.replace(wanted, handovers=begun)
 
 
-def _comes_back(case: str, before: Plan) -> dict[str, Handover | None]:
+def _comes_back(
+    case: str,
+    before: Plan,
+    wanted: Plan,
+    kafka: KafkaSettings,
+    stores: StoreSettings,
+    flink: FlinkSettings,
+) -> dict[str, Handover | None]:
     """Retired versions whose job can go on where it stopped, because the stream still holds what came since."""
     table, now_ms = topics.table_of(case), time.time_ns() // 1_000_000
-    return {
-        one.view.versioned: one.handover
+    asked = {view.versioned for view in wanted.views}
+    held = {
+        one.view.versioned: one
         for one in before.retired
-        if now_ms - one.until_ms < table[one.view.topic].retention_ms / 2
+        if one.view.versioned in asked
+        and now_ms - one.until_ms < table[one.view.topic].retention_ms / 2
     }
+    if not held:
+        return {}
+    had_run = Plan(
+        views=tuple(one.view for one in held.values()),
+        handovers={name: one.handover for name, one in held.items() if one.handover},
+    )
+    found = _state_lost(had_run, kafka, stores, flink)
+    gone = found.views if found else ()
+    return {name: one.handover for name, one in held.items() if name not in gone}
 
 
 def _feast_store() -> ModuleType:
