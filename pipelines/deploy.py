@@ -19,8 +19,9 @@ import structlog
 from features import certificate, plan_files, versions
 from features.lake import Lake
 from features.state_cost import Cost, refuse_costly
-from features.views import Handover, Plan, View
+from features.views import Plan, View
 from pipelines import handover, state_loss
+from pipelines.beginnings import begun, jobs_of, state_lost, staying
 from pipelines.flink_jobs import (
     CANNOT_RESTORE,
     FlinkJobs,
@@ -29,10 +30,9 @@ from pipelines.flink_jobs import (
     TooFewSlots,
     submit,
 )
-from pipelines.flink_sql import Job, job, job_prefix, view_prefix
+from pipelines.flink_sql import Job, job_prefix, view_prefix
 from pipelines.polling import KafkaUnavailable
 from pipelines.pruning import prune as prune_retired
-from pipelines.state_loss import StateLost
 from schemas import evolution, topics
 from schemas.errors import HeadraceError
 
@@ -95,7 +95,7 @@ def plan(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSet
     before = plan_files.applied(stores.plan_path)
     wanted = versions.renewed(before, wanted)
     kept = msgspec.structs.replace(wanted, handovers=before.handovers)
-    jobs = _jobs(kept, kafka, flink)
+    jobs = jobs_of(kept, kafka, flink)
     would = Deployed(
         diff._replace(tables=feast_store.missing_tables(case, stores)),
         _missing_topics(kafka, wanted),
@@ -109,7 +109,7 @@ def plan(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSet
     try:
         with FlinkJobs(flink) as cluster:
             alive = cluster.alive()
-        found = _state_lost(before, kafka, stores, flink)
+        found = state_lost(before, kafka, stores, flink)
     except FlinkUnavailable:
         return would
     except KafkaUnavailable:
@@ -151,11 +151,11 @@ def apply(
         progress: Told what happens.
         allow_service_changes: Let a service mean something else under its old name.
         prune: Remove what is left of versions that nobody reads any more: topics, rings, state.
-        again: Views that are counted again from the lake, under a new version, although their definition is the same.
+        again: Views that are counted again from the lake, under a new version of the same definition.
 
     Raises:
         UnknownDefinition: `again` names a view that there is not.
-        StateLost: A job has no state and its stream lacks what it had counted; nothing was changed. Count again.
+        StateLost: A stream lacks what a job had counted and lost; nothing was changed. Count again.
         PlanRefused, SqlRefused, StateRefused, ServiceChanged, TooFewSlots: It cannot be run; nothing was changed.
         IncompatibleSchema: A contract refuses what its released schema accepts; nothing was changed.
         Uncertified: A view has no certificate, and the settings demand one; nothing was changed.
@@ -167,39 +167,28 @@ def apply(
     say = progress or (lambda _: None)
     evolution.require_compatible(case)
     say("compiling definitions")
-    feast_store = _feast_store()
-    wanted, _ = feast_store.plan(case, stores)
-    before = plan_files.applied(stores.plan_path)
-    wanted = versions.renewed(before, wanted, again)
+    feast_store, before = _feast_store(), plan_files.applied(stores.plan_path)
+    wanted = versions.renewed(before, feast_store.plan(case, stores)[0], again)
+    fresh = versions.fresh(before, wanted)
     # Before anything is written, so that what is refused changes nothing.
     costs = _costs(wanted, flink)
-    if flink.require_certificate:
-        certificate.require(wanted, stores.plan_path)
-    _jobs(wanted, kafka, flink)
-    fresh = versions.fresh(before, wanted)
-    if not allow_service_changes:
-        _refuse_changed_services(before, wanted)
-    _refuse_crowded(flink, [view for view, _ in fresh])
-    if found := _state_lost(_staying(before, wanted), kafka, stores, flink):
-        raise found
+    _refuse_changed_services(before, wanted, allowed=allow_service_changes)
+    _refuse_unrunnable(before, wanted, kafka, stores, flink)
     tables = feast_store.create_tables(case, stores)
-    coming = _begun(case, before, wanted, kafka, stores, flink)
+    coming = begun(case, before, wanted, kafka, stores, flink)
     if fresh:
         # From here on the materializer keeps their rings too.
         coming.save(plan_files.next_path(stores.plan_path))
     created, submitted, cut = _run(coming, kafka, stores, flink, say)
-    coming = msgspec.structs.replace(coming, incomplete=cut)
     if before.views:
         handover.CatchingUp(case, kafka, stores, fresh, coming.handovers).wait(say)
+    coming = msgspec.structs.replace(coming, incomplete=cut)
     after = versions.succeeded(before, coming, time.time_ns() // 1_000_000)
     say("registering definitions")
     diff = feast_store.apply(case, stores, after)._replace(tables=tables)
+    ended = _end_outdated(before, after, kafka, flink)
     return Deployed(
-        diff,
-        created,
-        submitted,
-        _end_outdated(before, after, kafka, flink),
-        costs,
+        *(diff, created, submitted, ended, costs),
         tuple(view.name for view, old in fresh if old),
         tuple(versions.changed_services(before, wanted)),
         _prune(after, kafka, stores, flink) if prune else (),
@@ -211,7 +200,7 @@ def _end_outdated(
     before: Plan, after: Plan, kafka: KafkaSettings, flink: FlinkSettings
 ) -> tuple[str, ...]:
     with FlinkJobs(flink) as cluster:
-        outdated = _outdated(cluster.alive(), before, after, _jobs(after, kafka, flink))
+        outdated = _outdated(cluster.alive(), before, after, jobs_of(after, kafka, flink))
         cluster.cancel(outdated)
     return tuple(one.name for one in outdated)
 
@@ -241,7 +230,7 @@ def start(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSe
     wanted = versions.renewed(before, wanted)
     changed = [view.name for view, _ in versions.fresh(before, wanted)]
     changed += versions.changed_services(before, wanted)
-    found = _state_lost(before, kafka, stores, flink)
+    found = state_lost(before, kafka, stores, flink)
     if not found and (not before.views or not changed):
         apply(case, kafka, stores, flink)
         return
@@ -253,21 +242,6 @@ def start(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSe
     incomplete = {*before.incomplete, *cut, *(found.views if found else ())}
     if incomplete - set(before.incomplete):
         msgspec.structs.replace(before, incomplete=tuple(sorted(incomplete))).save(stores.plan_path)
-
-
-def _staying(before: Plan, wanted: Plan) -> Plan:
-    """Of the applied plan, the views that stay as they are."""
-    stays = {view.versioned for view in wanted.views}
-    return msgspec.structs.replace(
-        before, views=tuple(view for view in before.views if view.versioned in stays)
-    )
-
-
-def _state_lost(
-    had_run: Plan, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings
-) -> StateLost | None:
-    jobs = _jobs(had_run, kafka, flink)
-    return state_loss.found_at_start(had_run, jobs, kafka, stores, flink)
 
 
 def _incomplete(plan: Plan) -> tuple[str, ...]:
@@ -294,7 +268,7 @@ def _run(
         for view in wanted.views
         if view.topic_out in made or _base_of(wanted, view.versioned) in new
     ]
-    jobs = _jobs(wanted, kafka, flink)
+    jobs = jobs_of(wanted, kafka, flink)
     unread: list[str] = []
 
     def heard(line: str) -> None:
@@ -315,69 +289,12 @@ def _base_of(plan: Plan, versioned: str) -> str:
     return held.base_topic if held else ""
 
 
-def _begun(
-    case: str,
-    before: Plan,
-    wanted: Plan,
-    kafka: KafkaSettings,
-    stores: StoreSettings,
-    flink: FlinkSettings,
-) -> Plan:
-    """The wanted plan with where each view's job begins."""
-    lake = Lake(stores)
-    known = _comes_back(case, before, wanted, kafka, stores, flink)
-    known |= {view.versioned: before.handover(view) for view in before.views}
-    waiting = plan_files.pending(stores.plan_path) or Plan()
-    begun: dict[str, Handover] = {}
-    for view in wanted.views:
-        one = waiting.handover(view)
-        if view.versioned in known:
-            one = known[view.versioned]
-        elif one is None or not handover.still_possible(view, one, kafka):
-            one = handover.begin(view, lake, kafka)
-        if one is not None:
-            begun[view.versioned] = one
-    return msgspec.structs.replace(wanted, handovers=begun)
-
-
-def _comes_back(
-    case: str,
-    before: Plan,
-    wanted: Plan,
-    kafka: KafkaSettings,
-    stores: StoreSettings,
-    flink: FlinkSettings,
-) -> dict[str, Handover | None]:
-    """Retired versions whose job can go on where it stopped, because the stream still holds what came since."""
-    table, now_ms = topics.table_of(case), time.time_ns() // 1_000_000
-    asked = {view.versioned for view in wanted.views}
-    held = {
-        one.view.versioned: one
-        for one in before.retired
-        if one.view.versioned in asked
-        and now_ms - one.until_ms < table[one.view.topic].retention_ms / 2
-    }
-    if not held:
-        return {}
-    had_run = Plan(
-        views=tuple(one.view for one in held.values()),
-        handovers={name: one.handover for name, one in held.items() if one.handover},
-    )
-    found = _state_lost(had_run, kafka, stores, flink)
-    gone = found.views if found else ()
-    return {name: one.handover for name, one in held.items() if name not in gone}
-
-
 def _feast_store() -> ModuleType:
     feast_store = import_module("features.feast_store")
     # Feast says of every stream feature view that it is experimental; that is why headrace runs them. Only now, for
     # Feast sets filters of its own when it is imported.
     warnings.filterwarnings("ignore", message="Stream feature views are experimental")
     return feast_store
-
-
-def _jobs(wanted: Plan, kafka: KafkaSettings, flink: FlinkSettings) -> list[Job]:
-    return [job(view, kafka, flink, wanted.handover(view)) for view in wanted.views]
 
 
 def _costs(wanted: Plan, flink: FlinkSettings) -> tuple[Cost, ...]:
@@ -394,14 +311,26 @@ def _missing_topics(kafka: KafkaSettings, wanted: Plan) -> tuple[str, ...] | Non
         return None
 
 
-def _refuse_changed_services(before: Plan, wanted: Plan) -> None:
-    if changed := versions.changed_services(before, wanted):
+def _refuse_changed_services(before: Plan, wanted: Plan, *, allowed: bool) -> None:
+    changed = versions.changed_services(before, wanted)
+    if changed and not allowed:
         raise ServiceChanged(
             f"services {', '.join(changed)}",
             wanted="the features that their models were trained on, and the same meaning of each",
             came="other ones under the old name: every model of them would be refused",
             mend="Give the changed service a new name (…_v2), or pass --allow-service-changes.",
         )
+
+
+def _refuse_unrunnable(
+    before: Plan, wanted: Plan, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings
+) -> None:
+    if flink.require_certificate:
+        certificate.require(wanted, stores.plan_path)
+    jobs_of(wanted, kafka, flink)
+    _refuse_crowded(flink, [view for view, _ in versions.fresh(before, wanted)])
+    if found := state_lost(staying(before, wanted), kafka, stores, flink):
+        raise found
 
 
 def _refuse_crowded(flink: FlinkSettings, fresh: list[View]) -> None:
