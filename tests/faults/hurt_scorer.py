@@ -46,7 +46,7 @@ def main() -> None:
                 threading.Timer(int(number) / 1000, hurt).start()
             super().commit_transaction(*arguments)
 
-    channel.Producer = Hurt  # type: ignore[misc]
+    vars(channel)["Producer"] = Hurt
     sys.argv[1:] = given
     scored.main()
 
