@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 
 ROW, AS_OF, CUTOFF = "__row", "__as_of", "__cutoff"
@@ -14,10 +15,10 @@ def asked(
     join_keys: Sequence[str], entities: pa.Table, cutoff_ms: pa.ChunkedArray | None
 ) -> pa.Table:
     """Row number, join keys, instant, and the last ingest time that counts."""
-    cutoff = pa.array([FOREVER_MS]).take(pa.array([0] * len(entities), pa.int64()))
+    cutoff = pa.repeat(pa.scalar(FOREVER_MS, pa.int64()), len(entities))
     return pa.table(
         {
-            ROW: pa.array(range(len(entities)), pa.int64()),
+            ROW: pa.array(np.arange(len(entities), dtype=np.int64)),
             AS_OF: entities["event_time_ms"].cast(pa.int64()),
             CUTOFF: cutoff if cutoff_ms is None else cutoff_ms.cast(pa.int64()),
             **{name: entities[name] for name in join_keys},

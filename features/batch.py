@@ -122,13 +122,17 @@ def _rows_of(
 ) -> dict[str, pa.ChunkedArray]:
     """The features of the service's views of rows, by their full names."""
     columns: dict[str, pa.ChunkedArray] = {}
-    for view in plan.service_row_views(service):
-        names = [f for owner, f in plan.service(service).features if owner == view.name]
-        cutoff = entities["known_at_ms"] if mode == "known" else None
-        rows = asked(view.join_keys, entities, cutoff)
-        events = row_events(view, source, snapshots)
-        values = row_features(view, names, events, rows, known=mode == "known")
-        columns |= {f"{view.name}__{name}": values[name] for name in names}
+    views = plan.service_row_views(service)
+    if not views:
+        return columns
+    known = mode == "known"
+    with duckdb.connect(":memory:") as connection:
+        for view in views:
+            names = [f for owner, f in plan.service(service).features if owner == view.name]
+            rows = asked(view.join_keys, entities, entities["known_at_ms"] if known else None)
+            events = row_events(view, source, snapshots)
+            values = row_features(view, names, events, rows, connection, known=known)
+            columns |= {f"{view.name}__{name}": values[name] for name in names}
     return columns
 
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
@@ -24,6 +25,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
 from feast.types import Int32, Int64
+from pydantic import PositiveInt
 
 from features import plan_files, rows
 from features.ring import RingFormat
@@ -46,12 +48,25 @@ class OnlineWriteRefused(HeadraceError):
 
 
 class HeadraceOnlineStoreConfig(FeastConfigBaseModel):
-    """What Feast's configuration says of this store; `feature_store` fills it in."""
+    """What Feast's configuration says of this store; `feature_store` fills it in.
+
+    The options are of views of rows read and written through Feast. Windows decay by event time when they are read, and
+    the scorer and training sets honour ttl whatever is said here.
+
+    Attributes:
+        stores: Where the rings and rows are.
+        serve_expired: Whether a row older than its view's ttl is answered with its values, as Feast's own stores do
+            (feast#6821); by default its values are null.
+        key_ttl_seconds: As in Feast's Redis store: Redis forgets a row so long after it was written, by the machine's
+            clock and whatever the row's event time. None: never.
+    """
 
     type: Literal["features.online_store.HeadraceOnlineStore"] = (
         "features.online_store.HeadraceOnlineStore"
     )
     stores: StoreSettings
+    serve_expired: bool = False
+    key_ttl_seconds: PositiveInt | None = None
 
 
 class _Opened:
@@ -111,10 +126,12 @@ class HeadraceOnlineStore(OnlineStore):
         """The latest event time and the values of each entity.
 
         An entity never seen has no time, and empty windows or no row; a row older than the view's ttl has its time, and
-        nulls.
+        nulls (or its values, by `serve_expired`).
         """
         opened = self._open(config)
         if of_rows := opened.row_view(table):
+            served = config.online_store.serve_expired
+            of_rows = msgspec.structs.replace(of_rows, ttl_s=0) if served else of_rows
             return _read_rows(opened, of_rows, entity_keys, requested_features)
         view = opened.plan.view(table.name)
         fmt = opened.format(view)
@@ -152,7 +169,10 @@ class HeadraceOnlineStore(OnlineStore):
             )
         for start in range(0, len(data), WRITE_ROWS_MAX):
             some = data[start : start + WRITE_ROWS_MAX]
-            opened.rings.offer(view.stored, (_row(view, *one) for one in some))
+            packed = (_row(view, *one) for one in some)
+            opened.rings.offer(
+                view.stored, packed, forgotten_s=config.online_store.key_ttl_seconds or 0
+            )
             if progress:
                 progress(len(some))
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -36,7 +37,8 @@ class RowCheck:
         self.view, self.names = view, names
         self.budget_ms, self.tolerance = budget_ms, tolerance
         rows = asked(view.join_keys, served, None)
-        recomputed = row_features(view, names, events, rows, known=False)
+        with duckdb.connect(":memory:") as connection:
+            recomputed = row_features(view, names, events, rows, connection, known=False)
         self.served = {n: numbers(served, f"{view.name}__{n}") for n in names}
         self.exact = {n: numbers(recomputed, n) for n in names}
         unequal = {n: ~equal(self.served[n], self.exact[n], tolerance) for n in names}

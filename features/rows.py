@@ -17,14 +17,19 @@ STAMP_DIGITS = 15
 # Before 1970 as well: no digit is a minus.
 EPOCH_SHIFT_MS = 10**14
 # One call a batch; a row is replaced only by one that is not older, so order and repetition of writes never matter.
+# Of each key the row, and after how many seconds Redis shall forget it (0: never).
 NEWEST_WINS = """
 local written = {}
 for i, key in ipairs(KEYS) do
   local held = redis.call('GET', key)
-  local row = ARGV[i]
+  local row, forgotten_s = ARGV[2 * i - 1], ARGV[2 * i]
   written[i] = 0
   if not held or string.sub(held, 1, 30) <= string.sub(row, 1, 30) then
-    redis.call('SET', key, row)
+    if forgotten_s == '0' then
+      redis.call('SET', key, row)
+    else
+      redis.call('SET', key, row, 'EX', forgotten_s)
+    end
     written[i] = 1
   end
 end
@@ -65,8 +70,16 @@ class Rows(Rings):
         """The newest row of each entity, None where there is none."""
         return [None if packed is None else unpack(packed) for packed in self.read(view, keys)]
 
-    def offer(self, view: str, rows: Iterable[tuple[EntityKey, Row]]) -> int:
-        """Write rows that are not older than what is held. Returns how many were written."""
+    def offer(
+        self, view: str, rows: Iterable[tuple[EntityKey, Row]], *, forgotten_s: int = 0
+    ) -> int:
+        """Write rows that are not older than what is held. Returns how many were written.
+
+        Args:
+            view: The view.
+            rows: Rows of entities, in any order.
+            forgotten_s: After how many seconds of the machine's clock Redis forgets what is written now; 0: never.
+        """
         # Of one entity only the newest is sent: the script would otherwise keep the last of the call.
         chosen: dict[EntityKey, Row] = {}
         for key, row in rows:
@@ -76,12 +89,13 @@ class Rows(Rings):
         items = list(chosen.items())
         written = 0
         for start in range(0, len(items), BATCH_ROWS_MAX):
-            written += self._offer(view, items[start : start + BATCH_ROWS_MAX])
+            written += self._offer(view, items[start : start + BATCH_ROWS_MAX], forgotten_s)
         return written
 
-    def _offer(self, view: str, items: Sequence[tuple[EntityKey, Row]]) -> int:
+    def _offer(self, view: str, items: Sequence[tuple[EntityKey, Row]], forgotten_s: int) -> int:
+        until = str(forgotten_s).encode()
         with self._reported():
-            packed = [(self._key(view, key), [pack(row)]) for key, row in items]
+            packed = [(self._key(view, key), [pack(row), until]) for key, row in items]
             return sum(self._many.run(NEWEST_WINS, packed))
 
     def forget(self, view: str, keys: Sequence[EntityKey]) -> int:

@@ -148,6 +148,12 @@ def table_of(case: str) -> dict[str, Topic]:
     return {t.name: t for t in (*topics, *CONTROL_TOPICS)}
 
 
+def archived_as(name: str) -> str:
+    """The topic whose places the lake knows these events by: requests are archived themselves, not their copy."""
+    copied = name.endswith(f".requests{VALID_SUFFIX}")
+    return name.removesuffix(VALID_SUFFIX) if copied else name
+
+
 def stage(case: str, name: str) -> list[Topic]:
     """The topics of one stage: "requests", "raw", "valid" or "dlq"."""
     return [t for t in table_of(case).values() if t.stage == name]

@@ -6,11 +6,13 @@ variable FULL_REPO_CONFIGS_MODULE. `HEADRACE_AS` names the stores that ours stan
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 from feast.saved_dataset import _DATA_SOURCE_TO_SAVED_DATASET_STORAGE
@@ -25,9 +27,11 @@ from features.settings import StoreSettings
 # Feast's tests, on their own path.
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     import pandas as pd
+    from feast import FileSource
     from feast.repo_config import RegistryConfig
 
 
@@ -45,15 +49,46 @@ def stores_of(project: str) -> StoreSettings:
     )
 
 
+def in_doubles(rows: pa.Table) -> pa.Table:
+    """Fractions in 64 bits, the lake's own kind: a test writes 0.1 later on, and wants it back to the last bit."""
+    fields = [f.with_type(pa.float64()) if pa.types.is_float32(f.type) else f for f in rows.schema]
+    return rows.cast(pa.schema(fields))
+
+
+@contextmanager
+def lake_source_of(
+    df: pd.DataFrame, timestamp_field: str | None = None
+) -> Iterator[LakeSource | FileSource]:
+    """A frame that a test puts beside the environment's: a lake table where Feast would write a file.
+
+    Without a timestamp's name it is Feast's inference over files that is tested, and no store: that stays a file.
+    """
+    if timestamp_field is None:
+        with _file_source_of(df) as source:
+            yield source
+        return
+    yield LakeDataSourceCreator.latest.create_data_source(
+        df,
+        "aside",
+        created_timestamp_column=None,
+        field_mapping={},
+        timestamp_field=timestamp_field,
+    )
+
+
 class LakeDataSourceCreator:
     """Data frames as tables of the lake, under the columns and timestamps that the test gave them.
 
     It has what Feast's `DataSourceCreator` asks for, and does not inherit it: Feast's tests are not importable here.
     """
 
+    # Feast's helpers for a file beside the environment's data do not say of which environment: it is the last one made.
+    latest: ClassVar[LakeDataSourceCreator]
+
     def __init__(self, project_name: str, *_: object, **__: object) -> None:
         self.project_name = project_name
         self.stores = stores_of(project_name)
+        LakeDataSourceCreator.latest = self
 
     def setup(self, registry: RegistryConfig) -> None:
         """Nothing: tables are made with their rows."""
@@ -67,7 +102,7 @@ class LakeDataSourceCreator:
         timestamp_field: str | None = "ts",
     ) -> LakeSource:
         """The frame as a table; some tests make one of the same name twice, and mean the second."""
-        rows = in_microseconds(pa.Table.from_pandas(df, preserve_index=False))
+        rows = in_doubles(in_microseconds(pa.Table.from_pandas(df, preserve_index=False)))
         lake, table = Lake(self.stores), f"{self.project_name}_{destination_name}"
         while lake.exists(table):
             table += "_"
@@ -77,7 +112,7 @@ class LakeDataSourceCreator:
             table,
             timestamp_field=timestamp_field or "ts",
             created_timestamp_column=created_timestamp_column or "",
-            field_mapping=field_mapping or {"ts_1": "ts"},
+            field_mapping={"ts_1": "ts"} if field_mapping is None else field_mapping,
         )
 
     def create_offline_store_config(self) -> HeadraceOfflineStoreConfig:
@@ -119,6 +154,8 @@ class RedisCreator:
         return {
             "type": "features.online_store.HeadraceOnlineStore",
             "stores": stores_of(self.project_name),
+            # Feast's tests read rows long past their ttl, as its own stores answer them.
+            "serve_expired": True,
         }
 
     def teardown(self) -> None:
@@ -135,5 +172,8 @@ _configuration: Any = sys.modules[f"{_REPOS}.repo_configuration"]
 _configuration.OFFLINE_STORE_TO_PROVIDER_CONFIG["file"] = AVAILABLE_OFFLINE_STORES[0]
 _files: Any = sys.modules[f"{_REPOS}.universal.data_sources.file"]
 _files.FileDataSourceCreator = LakeDataSourceCreator
+_helpers: Any = importlib.import_module("tests.utils.data_source_test_creator")
+_file_source_of: Callable[..., AbstractContextManager[FileSource]] = _helpers.prep_file_source
+_helpers.prep_file_source = lake_source_of
 # Feast knows its own classes by name alone.
 _DATA_SOURCE_TO_SAVED_DATASET_STORAGE["LakeSource"] = "features.retrieval.SavedDatasetLakeStorage"

@@ -173,6 +173,27 @@ def test_a_row_older_than_the_ttl_is_null(store: FeatureStore) -> None:
     ]
 
 
+def test_expired_rows_are_served_where_the_store_is_told_to(lab: StoreSettings) -> None:
+    told = feature_store(lab)
+    told.config.online_store.serve_expired = True
+    told.write_to_online_store("fresh_facts", frame(("aged", 2.0, 2, NOW - 2 * HOUR)))
+    assert online(told, "fresh_facts", {"shop": "aged"}) == [(2.0, 2)]
+    assert online(feature_store(lab), "fresh_facts", {"shop": "aged"}) == [(None, None)]
+
+
+def test_rows_are_forgotten_after_the_stores_own_ttl(lab: StoreSettings) -> None:
+    told = feature_store(lab)
+    told.write_to_online_store("shop_facts", frame(("kept", 1.0, 1, NOW), ("gone", 1.0, 1, NOW)))
+    told.config.online_store.key_ttl_seconds = 1
+    # What is not older is written, and forgotten a second later; what is older leaves the held row as it was.
+    written = frame(("gone", 2.0, 2, NOW), ("kept", 2.0, 2, NOW - HOUR))
+    told.write_to_online_store("shop_facts", written)
+    asked = [{"shop": "gone"}, {"shop": "kept"}]
+    assert online(told, "shop_facts", *asked) == [(2.0, 2), (1.0, 1)]
+    time.sleep(1.1)
+    assert online(told, "shop_facts", *asked) == [(None, None), (1.0, 1)]
+
+
 def test_two_entities_make_one_key(store: FeatureStore) -> None:
     rows = frame(("j", 1.0, 1, NOW), ("j", 2.0, 2, NOW)).assign(till=pd.Series([1, 2]))
     store.write_to_online_store("till_facts", rows)
