@@ -137,7 +137,10 @@ class Channel:
     def commit(self, outgoing: Iterable[Outgoing], batch: Sequence[Message]) -> bool:
         """Produce `outgoing` and move past `batch`, both or neither.
 
-        Nothing that can hang happens in here but Kafka itself, and that is bounded.
+        Nothing that can hang happens in here but Kafka itself, and that is bounded, but for one call: in librdkafka
+        `send_offsets_to_transaction` may wait for ever where the coordinator's connection was lost (librdkafka#5456, met by
+        fault case 7). Whoever runs the loop must therefore end a process whose `Scorer.stuck_s` is above `STUCK_S`, as Ray
+        Serve does by `check_health`.
 
         Returns:
             Whether it is committed. If not, `batch` will come again from `poll`.
