@@ -68,6 +68,11 @@ types: .venv/.ready
 imports: .venv/.ready
 	$(BIN)/lint-imports
 
+.PHONY: lock
+lock: | $(UV) ## resolve pyproject.toml into requirements.lock; what fits stays as it is
+	$(UV) pip compile --quiet pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-header \
+		--output-file requirements.lock
+
 # --- what the verbs stand on; each is made once ------------------------------------------------------------------
 
 $(UV):
