@@ -2,6 +2,8 @@
 
 The ring is exact: every entity has one of fixed size. Flink's state is an estimate from what RocksDB or the heap must hold
 for a tile of `GROUP BY key, tile`: its key, one accumulator a partial, and its time to live.
+
+A view of rows keeps one row of an entity in Redis and nothing in Flink: no job of it runs there.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import NamedTuple
 
 from features.distinct import BLOCK_BYTES
 from features.ring import RingFormat
+from features.row_views import RowView
 from features.views import Layout, PartialKind, View
 from schemas.errors import HeadraceError
 
@@ -30,6 +33,11 @@ FLINK_PARTIAL_BYTES: dict[PartialKind, int] = {
     # 64 hashes or 512 registers, and their array and object.
     "distinct": 560,
 }
+# A row: event time and created time, 15 digits each, and the map's header; a field: two headers beside its name and value.
+ROW_STAMP_BYTES = 33
+ROW_FIELD_BYTES = 3
+# As Feast serializes them: a double is exact, an integer of 4 bytes' size, a text of some 24 letters.
+ROW_VALUE_BYTES = {"double": 9, "bigint": 6, "string": 26}
 MILLION = 1_000_000
 GIB = 2**30
 
@@ -82,22 +90,38 @@ def cost(view: View, lateness_s: int) -> Cost:
     return Cost(view.name, ring, flink, tuple(lines))
 
 
-def refuse_costly(views: Sequence[View], lateness_s: int, bytes_max: int) -> list[Cost]:
-    """The costs of all views.
+def row_cost(view: RowView) -> Cost:
+    """The cost of a view of rows, whoever writes them: one row, of the newest event time, an entity."""
+    row = ROW_STAMP_BYTES + sum(_row_field_bytes(view, name) for name in view.fields)
+    total = row + REDIS_OVERHEAD_BYTES
+    line = f"row: {len(view.fields)} fields, {row:,} B + Redis's own = {total:,} B"
+    return Cost(view.name, total, 0, (line, "Flink: nothing, rows go to Redis past it"))
+
+
+def refuse_costly(
+    views: Sequence[View], lateness_s: int, bytes_max: int, row_views: Sequence[RowView] = ()
+) -> list[Cost]:
+    """The costs of all views, windowed ones first.
 
     Raises:
         StateRefused: one of them keeps more than `bytes_max` an entity, in Redis or in Flink.
     """
-    costs = [cost(view, lateness_s) for view in views]
+    costs = [*(cost(view, lateness_s) for view in views), *map(row_cost, row_views)]
     for one in costs:
         if max(one.ring_bytes, one.flink_bytes) > bytes_max:
             raise StateRefused(
                 f"view {one.view}",
                 wanted=f"at most {bytes_max:,} B an entity (HEADRACE_FLINK__ENTITY_BYTES_MAX)",
                 came="; ".join(one.arithmetic),
-                mend="Lengthen a hop (slide_interval), shorten a window, or raise the limit.",
+                mend="Lengthen a hop (slide_interval), shorten a window, drop fields of a row, or raise the limit.",
             )
     return costs
+
+
+def _row_field_bytes(view: RowView, name: str) -> int:
+    # Where the kinds are not known, a field that is no number is a text.
+    kind = view.kinds.get(name, "string" if name in view.others else "double")
+    return ROW_FIELD_BYTES + len(name) + ROW_VALUE_BYTES[kind]
 
 
 def _tiles_alive(view: View, layout: Layout, lateness_s: int) -> int:

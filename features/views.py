@@ -20,6 +20,7 @@ from features.on_demand import OnDemandView
 from features.row_views import ColumnType as ColumnType  # noqa: PLC0414 - views have columns, too
 from features.row_views import RowSql as RowSql  # noqa: PLC0414
 from features.row_views import RowView
+from schemas import topics
 from schemas.errors import HeadraceError
 
 Function = Literal[
@@ -158,6 +159,16 @@ class View(msgspec.Struct, frozen=True, dict=True):
     def topic_out(self) -> str:
         """The topic of this view's tile rows."""
         return f"features.{self.versioned}"
+
+    @property
+    def archived_topic(self) -> str:
+        """The topic whose offsets the lake keeps for its events."""
+        return topics.archived_as(self.topic)
+
+    @property
+    def copied(self) -> bool:
+        """Whether its events are requests, read from the intake's copy: offsets in the lake are not those of its topic."""
+        return self.origin_offsets or self.archived_topic != self.topic
 
     @cached_property
     def layouts(self) -> tuple[Layout, ...]:

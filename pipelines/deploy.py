@@ -291,7 +291,9 @@ def _jobs(wanted: Plan, kafka: KafkaSettings, flink: FlinkSettings) -> list[Job]
 
 
 def _costs(wanted: Plan, flink: FlinkSettings) -> tuple[Cost, ...]:
-    return tuple(refuse_costly(wanted.views, flink.lateness_s, flink.entity_bytes_max))
+    return tuple(
+        refuse_costly(wanted.views, flink.lateness_s, flink.entity_bytes_max, wanted.row_views)
+    )
 
 
 def _missing_topics(kafka: KafkaSettings, wanted: Plan) -> tuple[str, ...] | None:

@@ -137,7 +137,7 @@ def _source_table(view: View, kafka: KafkaSettings, handover: Handover | None) -
         columns.setdefault(name, _COLUMN_TYPES[kind])
     lines = [f"{quoted(name)} {kind}" for name, kind in columns.items()]
     lines += [
-        *_offset_columns(view),
+        *_offset_columns(view, handover),
         "`source_partition` INT METADATA FROM 'partition' VIRTUAL",
     ]
     options = {
@@ -157,9 +157,12 @@ def _source_table(view: View, kafka: KafkaSettings, handover: Handover | None) -
     return _create(SOURCE, lines, options)
 
 
-def _offset_columns(view: View) -> list[str]:
-    """Where an event stood: in the topic that is read, or in the one that the intake copied it from."""
-    if not view.origin_offsets:
+def _offset_columns(view: View, handover: Handover | None) -> list[str]:
+    """Where an event stood: in the topic that is read, or in the one that the intake copied it from.
+
+    The latter also where a snapshot counted the first of them: it knows them by no other place.
+    """
+    if not (view.origin_offsets or (handover and view.copied)):
         return ["`source_offset` BIGINT METADATA FROM 'offset' VIRTUAL"]
     header = f"`headers`[{literal(ORIGIN_OFFSET)}]"
     return [
@@ -173,7 +176,7 @@ def _startup(view: View, handover: Handover | None) -> dict[str, str]:
 
     Offsets of the request topic say nothing of the copy's; there `_after` leaves out what the snapshot held.
     """
-    if handover is None or view.origin_offsets:
+    if handover is None or view.copied:
         return {"scan.startup.mode": "earliest-offset"}
     offsets = (f"partition:{p},offset:{o}" for p, o in enumerate(handover.offsets))
     return {

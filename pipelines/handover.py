@@ -9,33 +9,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import pyarrow.compute as pc
-from confluent_kafka import (
-    OFFSET_BEGINNING,
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Producer,
-    TopicPartition,
-)
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
 
 from features.lake import Lake
 from features.lake_tiles import lake_tiles, source_columns
 from features.rings import Rings
 from features.settings import StoreSettings
-from features.state_cost import tile_life_s
-from features.views import Handover, Layout, View
+from features.views import Handover, View
 from pipelines.polling import unavailable
+from pipelines.reach import TIMEOUT_S, bounds, copies_from, kept_ms, next_event, reader
 from pipelines.tile_query import has_base
 from schemas.errors import HeadraceError
 from schemas.settings import KafkaSettings
-from schemas.topics import VALID_SUFFIX
 
-TIMEOUT_S = 10.0
 POLL_S = 0.5
 # The broker's own upper limit by default; a transaction of a million tiles takes about a minute.
 WRITE_TIMEOUT_S = 900
@@ -64,14 +54,18 @@ def begin(view: View, lake: Lake, kafka: KafkaSettings) -> Handover | None:
     snapshot_id, archived = lake.pin(view.table)
     if snapshot_id is None:
         return None
-    topic = view.topic.removesuffix(VALID_SUFFIX) if view.origin_offsets else view.topic
+    topic = view.archived_topic
     offsets: list[int] = []
-    with _reader(kafka, view.topic_out) as consumer:
-        for partition, low, high in _bounds(consumer, topic):
+    with reader(kafka, view.topic_out) as consumer:
+        for partition, low, high in bounds(consumer, topic):
             offset = archived.get((topic, partition), low)
             if not low <= offset <= high:
                 raise _apart(view, topic, partition, offset, low, high)
             offsets.append(offset)
+        for partition, first in copies_from(consumer, view):
+            if first > offsets[partition]:
+                high = archived.get((topic, partition), first)
+                raise _apart(view, view.topic, partition, offsets[partition], first, high)
     held = lake.scan(view.table, snapshot_id=snapshot_id, columns=("event_time_ms",)).num_rows
     base = f"{view.topic_out}.base.{snapshot_id}" if held else ""
     return Handover(snapshot_id, tuple(offsets), base)
@@ -79,11 +73,11 @@ def begin(view: View, lake: Lake, kafka: KafkaSettings) -> Handover | None:
 
 def still_possible(view: View, handover: Handover, kafka: KafkaSettings) -> bool:
     """Whether the stream still holds everything after a snapshot that was chosen before."""
-    if view.origin_offsets:
-        return True
-    with _reader(kafka, view.topic_out) as consumer:
-        bounds = list(_bounds(consumer, view.topic))
-    return all(low <= handover.first(part) <= high for part, low, high in bounds)
+    with reader(kafka, view.topic_out) as consumer:
+        if view.copied:
+            return all(first <= handover.first(p) for p, first in copies_from(consumer, view))
+        held = list(bounds(consumer, view.topic))
+    return all(low <= handover.first(part) <= high for part, low, high in held)
 
 
 def write_base(
@@ -93,8 +87,8 @@ def write_base(
 
     Only what a ring can hold or a late event can still change.
     """
-    with _reader(kafka, view.topic_out) as consumer:
-        if _next_event(consumer, handover.base_topic, 0, OFFSET_BEGINNING) is not None:
+    with reader(kafka, view.topic_out) as consumer:
+        if next_event(consumer, handover.base_topic, 0, OFFSET_BEGINNING) is not None:
             return 0
     producer = Producer(
         kafka.client_config(
@@ -159,20 +153,20 @@ class CatchingUp:
 
     def _read_by_job(self, view: View) -> None:
         """The job commits offsets with its checkpoints, and rows before a checkpoint are on the tile topic."""
-        with _reader(self._kafka, view.topic_out) as consumer:
+        with reader(self._kafka, view.topic_out) as consumer:
             handover = self._handovers.get(view.versioned)
             base = [handover.base_topic] if has_base(handover) else []
             for topic in (view.topic, *base):
-                for partition, low, high in list(_bounds(consumer, topic)):
+                for partition, low, high in list(bounds(consumer, topic)):
                     first = low
-                    if handover and topic == view.topic and not view.origin_offsets:
+                    if handover and topic == view.topic and not view.copied:
                         first = max(low, handover.first(partition))
                     target = TopicPartition(topic, partition, high)
                     self._until(view, partial(_passed, consumer, target, first))
 
     def _written_to_rings(self, view: View) -> None:
-        with _reader(self._kafka, f"{self._case}.materializer") as consumer:
-            for partition, low, high in list(_bounds(consumer, view.topic_out)):
+        with reader(self._kafka, f"{self._case}.materializer") as consumer:
+            for partition, low, high in list(bounds(consumer, view.topic_out)):
                 target = TopicPartition(view.topic_out, partition, high)
                 self._until(view, partial(_passed, consumer, target, low))
 
@@ -198,7 +192,7 @@ def _rows(
 ) -> Iterator[dict[str, object]]:
     newest = lake.scan(view.table, snapshot_id=handover.snapshot_id, columns=("event_time_ms",))
     clock_ms = pc.max(newest["event_time_ms"]).as_py() or 0
-    since_ms = {o.hop_s: clock_ms - _kept_ms(view, o, lateness_s) for o in view.layouts}
+    since_ms = {o.hop_s: clock_ms - kept_ms(view, o, lateness_s) for o in view.layouts}
     events = lake.scan(
         view.table,
         snapshot_id=handover.snapshot_id,
@@ -206,38 +200,6 @@ def _rows(
         columns=source_columns(view),
     )
     return lake_tiles(view, events, since_ms)
-
-
-def _kept_ms(view: View, layout: Layout, lateness_s: int) -> int:
-    """How far back tiles of a hop matter: to a ring, or to the job's state that late events land in."""
-    return max(layout.tiles * layout.hop_s, tile_life_s(view, layout.hop_s, lateness_s)) * 1000
-
-
-@contextmanager
-def _reader(kafka: KafkaSettings, group: str) -> Iterator[Consumer]:
-    """Looks at topics and at a group's offsets; never joins the group."""
-    consumer = Consumer(
-        kafka.client_config(
-            group_id=group,
-            enable_auto_commit=False,
-            isolation_level="read_committed",
-            enable_partition_eof=True,
-            fetch_wait_max_ms=20,
-        )
-    )
-    try:
-        yield consumer
-    finally:
-        consumer.close()
-
-
-def _bounds(consumer: Consumer, topic: str) -> Iterable[tuple[int, int, int]]:
-    """Partition, first offset, and the one after the last."""
-    known = consumer.list_topics(topic, TIMEOUT_S).topics[topic]
-    for partition in sorted(known.partitions):
-        at = TopicPartition(topic, partition)
-        low, high = consumer.get_watermark_offsets(at, TIMEOUT_S)
-        yield partition, low, high
 
 
 def _committed(consumer: Consumer, at: TopicPartition, start: int) -> int:
@@ -251,23 +213,8 @@ def _passed(consumer: Consumer, target: TopicPartition, first: int) -> bool:
     if at >= target.offset:
         return True
     # Behind the last event may lie the mark of its transaction, which no reader ever stands on.
-    after = _next_event(consumer, target.topic, target.partition, at)
+    after = next_event(consumer, target.topic, target.partition, at)
     return after is None or after >= target.offset
-
-
-def _next_event(consumer: Consumer, topic: str, partition: int, at: int) -> int | None:
-    """The offset of the first committed event from `at` on; None where there is none yet."""
-    consumer.assign([TopicPartition(topic, partition, at)])
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline_s:
-        for message in consumer.consume(1, 1.0):
-            error = message.error()
-            if error is None:
-                return int(message.offset() or 0)
-            if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
-                return None
-            raise KafkaException(error)
-    raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
 
 
 def _apart(

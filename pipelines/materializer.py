@@ -10,22 +10,20 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
 from features import plan_files
 from features.rings import Rings
 from features.settings import StoreSettings
 from features.views import View
-from pipelines.polling import START_TIMEOUT_S, consumer_config, next_offsets, poll, unavailable
+from pipelines.held_offsets import HeldOffsets
+from pipelines.polling import START_TIMEOUT_S, consumer_config, next_offsets, poll
 from pipelines.ring_writer import RingWriter
 from pipelines.row_schedule import RowSchedule
 from pipelines.row_writer import RowFollower
 from schemas.settings import KafkaSettings
 from schemas.worker import WorkerContext
 
-# Redis keeps its file in step once a second. What it may still lose must be read again: offsets are committed only once
-# what they stand for is at least this old.
-COMMIT_LAG_S = 2.0
 TICK_S = 1.0
 BATCH_MAX = 5_000
 
@@ -45,7 +43,7 @@ class _Loop:
         # Where reading stands: the group's offsets are behind it, by what the store may still lose.
         self._positions: dict[tuple[str, int], int] = {}
         self._replayed: set[str] = set()
-        self._pending: list[tuple[float, list[TopicPartition]]] = []
+        self._held = HeldOffsets(self._consumer, group)
         self._ends: dict[str, int] = {}
         held = rings.generation()
         # Without a mark the store is new, or lost everything and was written to since: nothing in it is to be trusted.
@@ -80,11 +78,11 @@ class _Loop:
             self.writer.materialize(batch)
             self._catch_up(batch)
             self._positions |= {(tp.topic, tp.partition): tp.offset for tp in next_offsets(batch)}
-            self._pending.append((time.monotonic(), next_offsets(batch)))
+            self._held.hold(batch)
             changed = self.writer.discarded - self._replayed
             self._replayed |= changed
             self._replay(changed)
-        self._commit(time.monotonic() - COMMIT_LAG_S)
+        self._held.commit()
 
     def close(self) -> None:
         self._consumer.close()
@@ -134,17 +132,6 @@ class _Loop:
             if after.offset >= self._ends.get(after.topic, after.offset + 1):
                 del self._ends[after.topic]
                 self.writer.finish(self._views[after.topic])
-
-    def _commit(self, until_s: float) -> None:
-        ready: dict[tuple[str, int], TopicPartition] = {}
-        while self._pending and self._pending[0][0] <= until_s:
-            ready |= {(tp.topic, tp.partition): tp for tp in self._pending.pop(0)[1]}
-        if not ready:
-            return
-        try:
-            self._consumer.commit(offsets=list(ready.values()), asynchronous=True)
-        except KafkaException as error:
-            raise unavailable("offsets of the materializer", error) from error
 
 
 def run(ctx: WorkerContext, kafka: KafkaSettings, stores: StoreSettings) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import msgspec
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
 from features import plan_files
 from features.row_stream import rows_of
@@ -25,13 +25,12 @@ from features.row_views import RowView
 from features.rows import Rows
 from features.settings import StoreSettings
 from features.views import Plan
-from pipelines.polling import consumer_config, next_offsets, poll, unavailable
+from pipelines.held_offsets import HeldOffsets
+from pipelines.polling import consumer_config, poll
 from schemas.settings import KafkaSettings
 
 BATCH_MAX = 5_000
 TICK_S = 1.0
-# What Redis may still lose is read again, as the materializer does.
-COMMIT_LAG_S = 2.0
 # No view has such a name.
 MARK = ("__rows", [b"mark"])
 
@@ -166,20 +165,20 @@ class _Reading:
 
     def __init__(self, kafka: KafkaSettings, group: str, writer: RowWriter, rows: Rows) -> None:
         self._writer, self._rows = writer, rows
-        self._pending: list[tuple[float, list[TopicPartition]]] = []
         held = rows.read(*MARK)[0]
         self._store_is_new = held is None
         self._mark = held or self._marked()
         config = consumer_config(kafka, group, slot=f"{group}.0", topics=writer.topics)
         self._consumer = Consumer(config)
+        self._held = HeldOffsets(self._consumer, group)
         self._consumer.subscribe(writer.topics, on_assign=self._assigned)
 
     def step(self, timeout_s: float) -> None:
         batch = poll(self._consumer, timeout_s, BATCH_MAX)
         if batch:
             self._writer.write(batch)
-            self._pending.append((time.monotonic(), next_offsets(batch)))
-        self._commit(time.monotonic() - COMMIT_LAG_S)
+            self._held.hold(batch)
+        self._held.commit()
 
     def look(self) -> None:
         """Notice a store that lost its memory: read everything again, from the beginning."""
@@ -216,16 +215,6 @@ class _Reading:
             for view in self._writer.views_of(topic)
             if view.stored not in known
         }
-
-    def _commit(self, until_s: float) -> None:
-        ready: dict[tuple[str, int], TopicPartition] = {}
-        while self._pending and self._pending[0][0] <= until_s:
-            ready |= {(tp.topic, tp.partition): tp for tp in self._pending.pop(0)[1]}
-        try:
-            if ready:
-                self._consumer.commit(offsets=list(ready.values()), asynchronous=True)
-        except KafkaException as error:
-            raise unavailable("offsets of the row writer", error) from error
 
 
 def _views(plan_path: str | Path) -> list[RowView]:

@@ -113,7 +113,7 @@ def _after(view: View, handover: Handover | None) -> str:
     """Which events count: whose entity and time are known, and that no snapshot has counted."""
     keys = [quoted(key.name) for key in view.join_keys]
     present = " AND ".join(f"{name} IS NOT NULL" for name in [*keys, "`event_time_ms`"])
-    if handover is None or not view.origin_offsets or not handover.offsets:
+    if handover is None or not view.copied or not handover.offsets:
         return present
     firsts = " ".join(f"WHEN {p} THEN {o}" for p, o in enumerate(handover.offsets))
     return f"{present} AND `source_offset` >= CASE `source_partition` {firsts} ELSE 0 END"

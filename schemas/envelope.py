@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 # On an accepted copy of a request: where the request itself stands in its partition, decimal.
 ORIGIN_OFFSET = "headrace-origin-offset"
+# On a request: for how many milliseconds after Kafka received it an answer is worth having, decimal.
+TIMEOUT_MS = "headrace-timeout-ms"
+# On a result: which payload its request had, so that another under the same id is not taken for a repeat.
+REQUEST_DIGEST = "headrace-request-digest"
 Headers = list[tuple[str, str | bytes | None]]
 TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DLQ_SUFFIX = ".dlq"
 VALID_SUFFIX = ".valid"
+BULK_SUFFIX = ".bulk"
 DAY_MS = 86_400_000
 # A dead letter is its record whole, which may be as large as the broker takes (1 MiB), plus headers that say why.
 DEAD_LETTER_BYTES_MAX = 2 * 1024 * 1024
@@ -45,7 +46,7 @@ class Topic:
         retention_ms: -1 keeps for ever.
         compacted: Only the newest record of a key is kept.
         stage: "raw" topics are validated by the intake into their `.valid` twin; so are "requests" that have one, of stage
-            "own", because they are feature events themselves.
+            "own", because they are feature events themselves. "bulk" are requests that are answered after the others.
     """
 
     name: str
@@ -63,8 +64,8 @@ class Topic:
 
     @property
     def table(self) -> str:
-        """The lake table of this topic's events."""
-        return self.name.removesuffix(VALID_SUFFIX).replace(".", "_")
+        """The lake table of this topic's events; both lanes of requests share one."""
+        return self.name.removesuffix(VALID_SUFFIX).removesuffix(BULK_SUFFIX).replace(".", "_")
 
     def config(self) -> dict[str, str]:
         """The topic's Kafka configuration."""
@@ -90,7 +91,7 @@ def standard_topics(
     """The topics that every use case has, and its own streams (name → contract, partitions).
 
     With `request_events` a request is a feature event too: views read `<case>.requests.valid`, partition by partition the
-    same as the requests.
+    same as the requests. Such a use case has no bulk lane: a request's place in the one stream is part of what it means.
     """
     requests = Topic(f"{case}.requests", request, "entity", request_partitions, stage="requests")
     results = Topic(f"{case}.results", Result, "entity of the request", request_partitions)
@@ -101,12 +102,14 @@ def standard_topics(
     valid = [replace(t, name=t.name + VALID_SUFFIX, stage="valid") for t in raw]
     if request_events:
         valid.append(replace(requests, name=requests.name + VALID_SUFFIX, stage="own"))
+    bulk = replace(requests, name=requests.name + BULK_SUFFIX, stage="bulk")
+    asked = (requests,) if request_events else (requests, bulk)
     dead = [
         Topic(t.dlq, None, "key of the refused record", retention_ms=30 * DAY_MS, stage="dlq")
-        for t in (requests, *raw)
+        for t in (*asked, *raw)
     ]
     return (
-        requests,
+        *asked,
         results,
         replace(results, name=f"{case}.shadow"),
         Topic(f"{case}.joined", Joined, "request_id", 2, compacted=True),
@@ -143,6 +146,12 @@ def table_of(case: str) -> dict[str, Topic]:
     """Every topic of a use case and of the control plane, by name."""
     topics: tuple[Topic, ...] = usecase.load("schemas", case).TOPICS
     return {t.name: t for t in (*topics, *CONTROL_TOPICS)}
+
+
+def archived_as(name: str) -> str:
+    """The topic whose places the lake knows these events by: requests are archived themselves, not their copy."""
+    copied = name.endswith(f".requests{VALID_SUFFIX}")
+    return name.removesuffix(VALID_SUFFIX) if copied else name
 
 
 def stage(case: str, name: str) -> list[Topic]:

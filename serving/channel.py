@@ -6,6 +6,8 @@ set back to what is committed and the batch comes again.
 
 Partitions are assigned cooperatively (KIP-429): when a replica joins or leaves, those that do not move go on flowing,
 and what is remembered about them (`serving.recent`) need not be read again.
+
+What is consumed waits in `serving.batcher` for its batch, both lanes beside each other.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ from confluent_kafka import (
 from schemas.errors import HeadraceError
 from schemas.settings import KafkaSettings
 from schemas.topics import DEAD_LETTER_BYTES_MAX
+from serving import deadlines
+from serving.batcher import Batcher, Bounds, Lane
+from serving.bulk_lane import BulkLane
 from serving.settings import ServingSettings
 
 log = structlog.get_logger()
@@ -68,13 +73,26 @@ class Channel:
         slot: A number that at most one live replica holds. The transactional id derives from it, so that a successor
             fences its predecessor at once instead of waiting for its transaction to time out.
         topic: What is consumed.
+        bulk: What is consumed as the bulk lane, partitioned alike; None where there is none.
+        deadline_ms: How long a request may take that does not say so itself; None for ever.
     """
 
     def __init__(
-        self, kafka: KafkaSettings, serving: ServingSettings, *, group: str, slot: int, topic: str
+        self,
+        kafka: KafkaSettings,
+        serving: ServingSettings,
+        *,
+        group: str,
+        slot: int,
+        topic: str,
+        bulk: str | None = None,
+        deadline_ms: int | None = None,
     ) -> None:
         self._kafka, self._serving = kafka, serving
         self._group, self._slot, self._topic = group, slot, topic
+        self._deadline_ms = deadline_ms
+        self._batcher: Batcher[Message] = Batcher(_bounds(serving))
+        self._bulk = BulkLane(kafka, group, (topic, bulk)) if bulk else None
         self._owned: set[int] = set()
         self._renewals: list[float] = []
         self._failures = 0
@@ -89,7 +107,9 @@ class Channel:
         return frozenset(self._owned)
 
     def poll(self) -> list[Message]:
-        """What has come: waits for the first record, then takes what is there, up to `batch_rows_max`.
+        """The next batch: waits for the first record, then takes what is there, within the bounds of the settings.
+
+        What does not fit waits in memory, up to a bound; beyond that it stays in the log.
 
         Partitions that were assigned, or set back, since they were last taken out of `fresh` are added to it.
 
@@ -98,11 +118,18 @@ class Channel:
         """
         # consume(n, timeout) waits out its timeout for n records: the first is awaited alone, so that a lone request
         # is answered at once and a crowd becomes a batch.
-        first = self._consumer.consume(1, self._serving.poll_timeout_s)
-        if not first:
-            return []
-        more = self._consumer.consume(self._serving.batch_rows_max - 1, 0)
-        return [m for m in (*first, *more) if self._usable(m)]
+        first = self._consumer.consume(1, self._patience_s())
+        room = self._batcher.room(Lane.INTERACTIVE) - 1
+        more = self._consumer.consume(room, 0) if first and room > 0 else []
+        self._offer(Lane.INTERACTIVE, (*first, *more))
+        if self._bulk is not None:
+            self._bulk.follow(self._owned)
+            self._offer(Lane.BULK, self._bulk.poll(self._batcher.room(Lane.BULK)))
+        return self._batcher.take(_now_ms())
+
+    def due_ms(self, message: Message) -> int | None:
+        """From when on a request need not be scored any more, in epoch ms; None if it may always be."""
+        return deadlines.due_ms(message, self._deadline_ms)
 
     def commit(self, outgoing: Iterable[Outgoing], batch: Sequence[Message]) -> bool:
         """Produce `outgoing` and move past `batch`, both or neither.
@@ -141,6 +168,26 @@ class Channel:
     def close(self) -> None:
         """Leave the group at once, so that the others take over without waiting for a timeout."""
         self._consumer.close()
+        if self._bulk is not None:
+            self._bulk.close()
+
+    def _patience_s(self) -> float:
+        wait_ms = self._batcher.wait_ms(_now_ms())
+        patience_s = self._serving.poll_timeout_s
+        return patience_s if wait_ms is None else min(patience_s, wait_ms / 1000)
+
+    def _offer(self, lane: Lane, messages: Iterable[Message]) -> None:
+        now_ms = _now_ms()
+        for message in messages:
+            if self._usable(message):
+                self._batcher.offer(
+                    lane,
+                    int(message.partition() or 0),
+                    message,
+                    size=len(message.value() or b""),
+                    came_ms=now_ms,
+                    due_ms=self.due_ms(message),
+                )
 
     def _usable(self, message: Message) -> bool:
         error = message.error()
@@ -200,6 +247,9 @@ class Channel:
 
     def _rewind(self) -> None:
         """Set the owned partitions back to what is committed, or rejoin the group where that fails."""
+        self._batcher.clear()
+        if self._bulk is not None:
+            self._bulk.rewind()
         try:
             # Read-committed consumers are answered only once no transaction is pending on the offsets (KIP-447).
             for at in self._consumer.committed(self._consumer.assignment(), CALL_TIMEOUT_S):
@@ -259,6 +309,8 @@ class Channel:
         left = {p.partition for p in partitions}
         self._owned -= left
         self.fresh -= left
+        for partition in left:
+            self._batcher.drop(partition)
         log.info("channel.revoked", slot=self._slot, left=sorted(left))
 
     def _broken(self, wanted: str, came: str) -> ChannelBroken:
@@ -268,6 +320,20 @@ class Channel:
             came=came,
             mend="It is restarted by itself; if this repeats, see `headrace status` for the broker.",
         )
+
+
+def _bounds(serving: ServingSettings) -> Bounds:
+    rows = serving.batch_rows_max
+    return Bounds(
+        rows=rows,
+        bytes=serving.batch_bytes_max,
+        bulk_rows=min(serving.bulk_rows_max, rows // 2),
+        linger_ms=serving.batch_linger_ms,
+    )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _next_offsets(batch: Sequence[Message]) -> list[TopicPartition]:

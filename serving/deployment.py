@@ -20,6 +20,7 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
+from schemas import topics
 from schemas.errors import HeadraceError
 from serving.replica import DEPLOYMENT, SECRETS
 
@@ -39,7 +40,7 @@ CALL_TIMEOUT_S = 5.0
 # `replicas` is not among what a replica is told: a changed argument restarts every replica, a changed count none.
 _NOT_TOLD = {"replicas", "ray_address", "dashboard_port", "http_port"}
 _SUMMED = (
-    *("scored", "fallback", "dead_lettered", "shadow", "ahead", "unsettled", "stale"),
+    *("scored", "fallback", "expired", "dead_lettered", "shadow", "ahead", "unsettled", "stale"),
     *("batches", "transactions_given_up"),
 )
 
@@ -162,18 +163,18 @@ def _summary(
 
 
 class _Lag:
-    """Requests that are in the log and not yet answered; -1 while the broker does not answer."""
+    """Requests of both lanes that are in the log and not yet answered; -1 while the broker does not answer."""
 
     def __init__(self, kafka: KafkaSettings, case: str) -> None:
-        self._topic = f"{case}.requests"
+        self._topics = [t.name for s in ("requests", "bulk") for t in topics.stage(case, s)]
         self._consumer = Consumer(
             kafka.client_config(group_id=f"{case}.scorer", enable_auto_commit=False)
         )
 
     def __call__(self) -> int:
         try:
-            known = self._consumer.list_topics(self._topic, CALL_TIMEOUT_S).topics[self._topic]
-            asked = [TopicPartition(self._topic, p) for p in known.partitions]
+            known = self._consumer.list_topics(timeout=CALL_TIMEOUT_S).topics
+            asked = [TopicPartition(t, p) for t in self._topics for p in known[t].partitions]
             return sum(self._behind(at) for at in self._consumer.committed(asked, CALL_TIMEOUT_S))
         except KafkaException as error:
             log.info("deployment.lag", error=str(error.args[0]))

@@ -1,8 +1,10 @@
 """Which requests were answered lately, so that one that is published twice is not answered twice.
 
-The memory is bounded: per partition the newest `capacity` request ids. It is read back from the tail of the results when
+The memory is bounded: per partition the newest `capacity` request ids, each with a digest of its payload, so that the same
+id with another payload is not taken for a repeat. It is read back from the tail of the results when
 a partition is taken over, which works because a result lies in the partition of its request. A repeat
-that comes later than that is answered again; ids must not be reused.
+that comes later than that is answered again, and so is one under another key, which lies in another partition; ids must
+not be reused.
 """
 
 from __future__ import annotations
@@ -12,12 +14,16 @@ from collections.abc import Iterable
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from schemas.envelope import header
+from schemas.decoding import Refusal
+from schemas.envelope import REQUEST_DIGEST, header
 from schemas.errors import HeadraceError
 from schemas.settings import KafkaSettings
 
 READ_TIMEOUT_S = 10.0
 _CHUNK = 5_000
+# A result from before digests were written: any payload counts as the one that was answered.
+UNKNOWN = ""
+Known = tuple[str, str]
 
 
 class TailUnreadable(HeadraceError):
@@ -29,31 +35,45 @@ class Recent:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._of: dict[int, OrderedDict[str, None]] = {}
+        self._of: dict[int, OrderedDict[str, str]] = {}
 
-    def __contains__(self, at: tuple[int, str]) -> bool:
-        partition, request_id = at
-        return request_id in self._of.get(partition, ())
+    def digest(self, partition: int, request_id: str) -> str | None:
+        """Of the payload that was answered under this id; None if none was, as far as is remembered."""
+        known = self._of.get(partition)
+        return None if known is None else known.get(request_id)
 
-    def add(self, partition: int, request_ids: Iterable[str]) -> None:
-        """Remember these as answered, oldest first; the oldest beyond the capacity are forgotten."""
+    def add(self, partition: int, answered: Iterable[Known]) -> None:
+        """Remember these (id, digest) as answered, oldest first; the oldest beyond the capacity are forgotten."""
         known = self._of.setdefault(partition, OrderedDict())
-        for request_id in request_ids:
-            known[request_id] = None
+        for request_id, digest in answered:
+            known[request_id] = digest
             known.move_to_end(request_id)
         while len(known) > self._capacity:
             known.popitem(last=False)
 
-    def replace(self, partition: int, request_ids: Iterable[str]) -> None:
+    def replace(self, partition: int, answered: Iterable[Known]) -> None:
         """Forget the partition and remember these."""
         self._of.pop(partition, None)
-        self.add(partition, request_ids)
+        self.add(partition, answered)
+
+
+def repeated(request_id: str, before: str, now: str) -> Refusal:
+    """Why a request is not answered whose id was, given the digests of both payloads."""
+    if before in (now, UNKNOWN):
+        return Refusal(
+            "duplicate", "request_id: not answered before", f"{request_id} has its result"
+        )
+    return Refusal(
+        "id_reused",
+        "request_id: one payload",
+        f"{request_id} was answered for another payload: {before}, now {now}",
+    )
 
 
 def answered(
     kafka: KafkaSettings, topic: str, partitions: Iterable[int], capacity: int
-) -> dict[int, list[str]]:
-    """The request ids of the newest committed results of each partition, oldest first.
+) -> dict[int, list[Known]]:
+    """The request ids of the newest committed results of each partition, oldest first, each with its payload's digest.
 
     Call it once no transaction of a previous owner is pending: that is so as soon as a record of the partition was
     consumed with read_committed, because the group's offset is withheld until then (KIP-447).
@@ -70,7 +90,7 @@ def answered(
             fetch_wait_max_ms=5,
         )
     )
-    found: dict[int, list[str]] = {p: [] for p in partitions}
+    found: dict[int, list[Known]] = {p: [] for p in partitions}
     try:
         starts = [_start(consumer, topic, p, capacity) for p in found]
         consumer.assign([at for at in starts if at is not None])
@@ -89,7 +109,7 @@ def _start(consumer: Consumer, topic: str, partition: int, capacity: int) -> Top
     return TopicPartition(topic, partition, max(low, high - capacity)) if high > low else None
 
 
-def _take(consumer: Consumer, topic: str, found: dict[int, list[str]]) -> set[int]:
+def _take(consumer: Consumer, topic: str, found: dict[int, list[Known]]) -> set[int]:
     """Take what is there; returns the partitions that came to their end."""
     ended = set()
     # One record, then whatever is queued: the end of a partition is reported like a record and must not be waited past.
@@ -102,7 +122,7 @@ def _take(consumer: Consumer, topic: str, found: dict[int, list[str]]) -> set[in
         if error is None:
             request_id = header(message, "ce_id")
             if request_id is not None:
-                found[partition].append(request_id)
+                found[partition].append((request_id, header(message, REQUEST_DIGEST) or UNKNOWN))
         elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the client's name for it
             ended.add(partition)
         elif error.fatal():

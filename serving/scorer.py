@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import structlog
+import xxhash
 from confluent_kafka import Message
 
 from features import plan_files
@@ -21,9 +22,9 @@ from features.rings import OnlineStoreUnavailable
 from features.settings import StoreSettings
 from features.vectors import VectorReader, Vectors
 from features.views import Plan
-from schemas import usecase
+from schemas import topics, usecase
 from schemas.decoding import Refusal, decode
-from schemas.envelope import header, raw_headers
+from schemas.envelope import REQUEST_DIGEST, header, raw_headers
 from schemas.errors import HeadraceError
 from schemas.events import Event
 from schemas.quarantine import dead_letter
@@ -31,7 +32,7 @@ from schemas.settings import KafkaSettings
 from serving import runtime, scoring
 from serving.channel import Channel, Outgoing
 from serving.own_reader import OwnReader
-from serving.recent import Recent, answered
+from serving.recent import Recent, answered, repeated
 from serving.release_watch import ReleaseWatch
 from serving.scoring import Answer, Batch, Rules, Serving
 from serving.settings import ServingSettings
@@ -87,6 +88,7 @@ class Scorer:
             threshold=rules.FALLBACK_THRESHOLD,
             fresh_ms=_fresh_ms(plan, getattr(rules, "FRESH_S", {})),
         )
+        self._deadline_ms: int | None = getattr(rules, "DEADLINE_MS", None)
         self._recent = Recent(settings.recent_ids)
         self._counts: Counter[str] = Counter()
         self._epoch = 0
@@ -142,6 +144,8 @@ class Scorer:
             group=f"{self._case}.scorer",
             slot=self._slot,
             topic=f"{self._case}.requests",
+            bulk=next((t.name for t in topics.stage(self._case, "bulk")), None),
+            deadline_ms=self._deadline_ms,
         )
 
     def _load(self, model: str, version: str) -> runtime.Model:
@@ -189,11 +193,11 @@ class Scorer:
         verdicts = self._verdicts(messages)
         self._own.consume(verdicts, channel.owned)
         requests, refused = self._judge(verdicts)
-        answers = self._answer(requests, serving)
+        answers = self._in_time(requests, serving, channel)
         outgoing, counts = self._outgoing(requests, answers, refused)
         if channel.commit(outgoing, messages):
             for message, event in requests:
-                self._recent.add(int(message.partition() or 0), (event.id,))
+                self._recent.add(int(message.partition() or 0), [(event.id, _digest(message))])
             self._counts.update(counts)
             self._counts["batches"] += 1
         self._counts.update({k: v - self._counts[k] for k, v in channel.counts.items()})
@@ -216,18 +220,34 @@ class Scorer:
     ) -> tuple[list[tuple[Message, Event]], list[tuple[Message, Refusal]]]:
         requests: list[tuple[Message, Event]] = []
         refused: list[tuple[Message, Refusal]] = []
-        here: set[tuple[int, str]] = set()
+        here: dict[tuple[int, str], str] = {}
         for message, event in verdicts:
             if isinstance(event, Refusal):
                 refused.append((message, event))
                 continue
-            at = (int(message.partition() or 0), event.id)
-            if at in here or at in self._recent:
-                refused.append((message, _duplicate(event)))
+            at, digest = (int(message.partition() or 0), event.id), _digest(message)
+            before = here.get(at) or self._recent.digest(*at)
+            if before is not None:
+                refused.append((message, repeated(event.id, before, digest)))
                 continue
-            here.add(at)
+            here[at] = digest
             requests.append((message, event))
         return requests, refused
+
+    def _in_time(
+        self, requests: list[tuple[Message, Event]], serving: Serving, channel: Channel
+    ) -> list[Answer | Refusal]:
+        """Answers in the order of the requests; those whose deadline has passed are told so and not scored."""
+        now_ms = _now_ms()
+        due = [channel.due_ms(message) for message, _ in requests]
+        late = {
+            row: scoring.expired(event, header(message, "traceparent"), serving, at_ms, now_ms)
+            for row, ((message, event), at_ms) in enumerate(zip(requests, due, strict=True))
+            if at_ms is not None and at_ms <= now_ms
+        }
+        live = [one for row, one in enumerate(requests) if row not in late]
+        scored = iter(self._answer(live, serving))
+        return [late[row] if row in late else next(scored) for row in range(len(requests))]
 
     def _answer(
         self, requests: list[tuple[Message, Event]], serving: Serving
@@ -303,6 +323,7 @@ class Scorer:
             source=f"headrace/{self._case}.scorer",
             traceparent=answer.traceparent,
         )
+        headers.append((REQUEST_DIGEST, _digest(message).encode()))
         partition = int(message.partition() or 0)
         key = message.key()
         raw = key.encode() if isinstance(key, str) else key
@@ -320,8 +341,9 @@ def _unsettled(vectors: Vectors) -> bool:
     return vectors.unsettled is not None and bool(vectors.unsettled.any())
 
 
-def _duplicate(event: Event) -> Refusal:
-    return Refusal("duplicate", "request_id: not answered before", f"{event.id} has its result")
+def _digest(message: Message) -> str:
+    """Tells payloads apart that bear the same id; no protection against those made to collide."""
+    return xxhash.xxh3_64_hexdigest(message.value() or b"")
 
 
 def _now_ms() -> int:

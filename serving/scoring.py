@@ -107,8 +107,8 @@ def answer(
 ) -> list[Answer | Refusal]:
     """Answer every request of a batch, in order.
 
-    A model that fails for a batch is asked row by row, so that a poisonous row falls back alone. A row for which the rule
-    fails too has no answer: it becomes a `Refusal`, for the dead letters.
+    A model that fails for a batch is asked for its halves, and so on, so that a poisonous row falls back alone. A row for
+    which the rule fails too has no answer: it becomes a `Refusal`, for the dead letters.
 
     Args:
         batch: What to answer.
@@ -146,6 +146,41 @@ def answer(
     return out
 
 
+def expired(
+    request: Event, traceparent: str | None, serving: Serving, due_ms: int, now_ms: int
+) -> Answer:
+    """Answer a request that came too late for a score; nothing was read for it and no model was asked."""
+    arm = serving.state.arms([request.key])[0]
+    version, route, reasons = _answering(arm, serving)
+    base = _base(request, traceparent, serving)
+    result = base | {
+        "status": Status.EXPIRED,
+        "version": version,
+        "route": route,
+        "reasons": (*reasons, f"deadline: passed {now_ms - due_ms} ms before it was taken up"),
+        "score": None,
+        "label": None,
+        "features": {},
+        "ages_ms": {},
+        "read_at_ms": now_ms,
+        "scored_at_ms": now_ms,
+    }
+    return Answer(_ENCODER.encode(result), base["traceparent"], Status.EXPIRED)
+
+
+def _base(request: Event, parent: str | None, serving: Serving) -> dict[str, Any]:
+    """What a result says of its request and of the release, whoever answers."""
+    release = serving.state.release
+    return {
+        "event_time_ms": request.event_time_ms,
+        "request_id": request.id,
+        "entity": request.key,
+        "model": release.model if release else "",
+        "epoch": serving.state.epoch,
+        "traceparent": child_traceparent(parent) if parent else new_traceparent(),
+    }
+
+
 class _Rows:
     """The batch as a matrix, and as the columns that go into results."""
 
@@ -179,13 +214,7 @@ class _Rows:
     def base(self, row: int, serving: Serving, scored_at_ms: int) -> dict[str, Any]:
         """What a result says whoever answers."""
         request, parent = self.batch.requests[row], self.batch.traceparents[row]
-        release = serving.state.release
-        return {
-            "event_time_ms": request.event_time_ms,
-            "request_id": request.id,
-            "entity": request.key,
-            "model": release.model if release else "",
-            "epoch": serving.state.epoch,
+        return _base(request, parent, serving) | {
             "features": dict(zip(self.names, self.logged[row], strict=True)),
             "ages_ms": {
                 view: None if age == _NO_AGE else age
@@ -195,7 +224,6 @@ class _Rows:
             "unsettled": self._marked(self.unsettled, row),
             "read_at_ms": self.batch.read_at_ms,
             "scored_at_ms": scored_at_ms,
-            "traceparent": child_traceparent(parent) if parent else new_traceparent(),
         }
 
     def _marked(self, marks: Bools | None, row: int) -> list[str]:
@@ -239,12 +267,18 @@ def _answering(arm: Arm, serving: Serving) -> tuple[str, Route, tuple[str, ...]]
 
 
 def _predict(model: Predictor, rows: Matrix) -> list[_Scored]:
+    """Scores, or for each row why there is none.
+
+    A batch that fails is halved until it does not: what is too large for the memory gets through in parts, and a
+    poisonous row stands alone after as many calls as the batch has halvings.
+    """
     try:
         return [_Scored(score) for score in model.predict(rows).tolist()]
     except ModelFailed as failed:
         if len(rows) == 1:
             return [_Scored(failed=failed)]
-    return [_predict(model, rows[row : row + 1])[0] for row in range(len(rows))]
+    half = len(rows) // 2
+    return _predict(model, rows[:half]) + _predict(model, rows[half:])
 
 
 def _result(base: dict[str, Any], mine: _Scored, arm: Arm, serving: Serving) -> dict[str, Any]:

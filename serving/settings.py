@@ -17,11 +17,17 @@ class ServingSettings(BaseModel):
     replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=0.5, gt=0)
     num_gpus: float = Field(default=0.0, ge=0)
-    batch_rows_max: int = Field(default=256, ge=1)
+    batch_rows_max: int = Field(default=256, ge=2)
+    batch_bytes_max: int = Field(default=4 * 1024 * 1024, ge=1)
+    # For others to come, while the replica is idle. What comes during a transaction is the next batch anyway, so that
+    # waiting pays only where a model is much cheaper by the batch.
+    batch_linger_ms: int = Field(default=0, ge=0)
+    # Of `batch_rows_max`, for bulk requests while interactive ones wait too: about 1 ms of work more for those.
+    bulk_rows_max: int = Field(default=32, ge=1)
     poll_timeout_s: float = Field(default=0.05, gt=0)
     transaction_timeout_ms: int = Field(default=8_000, ge=1_000)
     session_timeout_ms: int = Field(default=6_000, ge=1_000)
-    # Per partition; what a repeated request is recognised by. A takeover reads this many results back, about
+    # Per partition, both lanes together; the window within which a repeated request is recognised. A takeover reads this many results back, about
     # 1.5 kB each: 20,000 take some 0.3 s a partition.
     recent_ids: int = Field(default=20_000, ge=0)
     # Where requests are feature events themselves. Read back from a partition that is taken over: at 250 requests a second

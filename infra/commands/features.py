@@ -159,11 +159,7 @@ def _print(deployed: Deployed, *, verb: str, as_json: bool) -> None:
     for sign, what in _changes(deployed):
         console.print(sign, escape(what))
     for cost in deployed.costs:
-        redis_gib, flink_gib = cost.gib_a_million
-        console.print(
-            f"  {cost.view}: {cost.ring_bytes:,} B an entity in Redis, at most {cost.flink_bytes:,} B in Flink;"
-            f" a million are {redis_gib:.1f} and {flink_gib:.1f} GiB"
-        )
+        console.print(f"  {cost.view}: {_in_words(cost)}")
     if deployed.topics is None:
         console.print("Kafka does not answer: its topics are not compared")
     if deployed.submitted is None:
@@ -195,6 +191,19 @@ def _cost(cost: Cost) -> dict[str, Any]:
         "redis_gib_a_million": round(redis_gib, 3),
         "flink_gib_a_million": round(flink_gib, 3),
     }
+
+
+def _in_words(cost: Cost) -> str:
+    redis_gib, flink_gib = cost.gib_a_million
+    if not cost.flink_bytes:
+        return (
+            f"{cost.ring_bytes:,} B an entity in Redis, nothing in Flink;"
+            f" a million are {redis_gib:.1f} GiB"
+        )
+    return (
+        f"{cost.ring_bytes:,} B an entity in Redis, at most {cost.flink_bytes:,} B in Flink;"
+        f" a million are {redis_gib:.1f} and {flink_gib:.1f} GiB"
+    )
 
 
 def _duration(seconds: int) -> str:

@@ -2,30 +2,34 @@
 
 For every event sent it counts, per (view, entity, tile), how many events the tile must hold, and reads the rings until
 they do. It is told nothing by the jobs that fill them.
+Where a new version of a view takes over meanwhile, it looks where readers look from then on.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from features import plan_files
 from features.ring import RingFormat
 from features.rings import Rings, entity_key
+from features.views import Plan
 from schemas.errors import HeadraceError
 from schemas.topics import VALID_SUFFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from features.settings import StoreSettings
     from features.tile_row import KeyValue
-    from features.views import Plan, View
+    from features.views import View
     from infra.demo.slices import Sent
 
     Ring = tuple[str, bytes]
     Tile = tuple[int, int]
 
+Noted = TypeVar("Noted")
 POLL_S = 0.002
 # The tiles of a ring that are still being counted: later events may land in them.
 TILES_KEPT = 64
@@ -38,17 +42,36 @@ class NotVisible(HeadraceError):
 class Barrier:
     """Counts what was sent and waits until all of it is readable."""
 
-    def __init__(self, stores: StoreSettings, plan: Plan) -> None:
-        self._rings = Rings(stores)
+    def __init__(self, stores: StoreSettings) -> None:
+        self._rings, self._plan_path = Rings(stores), stores.plan_path
+        self._versions: dict[str, str] = {}
+        self._counts: dict[Ring, dict[Tile, int]] = defaultdict(dict)
+        self._pending: dict[Ring, set[Tile]] = defaultdict(set)
+        self._stamp: plan_files.Stamp | None = None
+        self._follow()
+
+    def _follow(self) -> None:
+        """Look for what was noted in the rings that are read now.
+
+        Of a hop that the older version did not have only later events are counted: fewer than the tile must hold.
+        """
+        stamp = plan_files.stamp(self._plan_path)
+        if stamp == self._stamp:
+            return
+        self._stamp, plan = stamp, Plan.load(self._plan_path)
         self._views: dict[str, list[View]] = defaultdict(list)
         for view in plan.views:
             self._views[view.topic.removesuffix(VALID_SUFFIX)].append(view)
         self._formats = {view.versioned: RingFormat(view) for view in plan.views}
-        self._counts: dict[Ring, dict[Tile, int]] = defaultdict(dict)
-        self._pending: dict[Ring, set[Tile]] = defaultdict(set)
+        versions = {view.name: view.versioned for view in plan.views}
+        now = {old: versions.get(name) for name, old in self._versions.items()}
+        self._versions = versions
+        _move(self._counts, now)
+        _move(self._pending, now)
 
     def sent(self, events: Iterable[Sent]) -> None:
         """Note events that were accepted by the broker; records that are no event touch nothing."""
+        self._follow()
         for event in events:
             for view in self._views.get(event.topic, ()) if event.fields else ():
                 self._count(view, event)
@@ -83,6 +106,7 @@ class Barrier:
         return time.monotonic() - began
 
     def _forget_visible(self) -> None:
+        self._follow()
         by_view: dict[str, list[bytes]] = defaultdict(list)
         for view, key in self._pending:
             by_view[view].append(key)
@@ -116,7 +140,19 @@ class Barrier:
         self._rings.close()
 
 
+def _move(noted: dict[Ring, Noted], now: Mapping[str, str | None]) -> None:
+    """Put what was noted for a version's rings to those of its successor; drop what has none."""
+    for version, key in list(noted):
+        new = now.get(version, version)
+        if new != version:
+            held = noted.pop((version, key))
+            if new is not None:
+                noted[new, key] = held
+
+
 def _holds(records: object, at: int, hop_s: int, tile: int, count: int) -> bool:
+    if f"tile_{hop_s}" not in records.dtype.names:  # type: ignore[attr-defined]
+        return True
     index = records[f"tile_{hop_s}"][at]  # type: ignore[index] # a numpy record array
     slot = tile % len(index)
     held: int = records[f"n_{hop_s}"][at, slot]  # type: ignore[index]

@@ -6,26 +6,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from infra.local import process
-from infra.local.flink import FlinkCluster
-from pipelines.settings import FlinkSettings
+from tests.flink import RunningFlink, running_flink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from pipelines.settings import FlinkSettings
+
 
 @pytest.fixture(scope="session")
-def flink(jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkSettings]:
+def cluster(jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFlink]:
     """A cluster of two slots."""
-    connector = next((jars / "flink").glob("flink-sql-connector-kafka-*.jar"))
-    cluster = FlinkCluster(
-        tmp_path_factory.mktemp("flink"),
-        connector,
-        rest_port=process.free_port(),
-        rpc_port=process.free_port(),
-        slots=2,
-    )
-    jobmanager, taskmanager = cluster.engines()
-    with jobmanager, taskmanager:
-        yield FlinkSettings(rest_port=cluster.rest_port, connector_jar=str(connector))
+    with running_flink(tmp_path_factory.mktemp("flink"), jars) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def flink(cluster: RunningFlink) -> FlinkSettings:
+    """How jobs get onto the cluster."""
+    return cluster.settings

@@ -1,7 +1,7 @@
 """How a benchmark is run: contenders by turns, medians and ratios, one row in `benchmarks/results.json`.
 
-Beside wall time stand the CPU seconds of the contender's process and its peak of resident memory. Engines that several
-contenders share (Redis, Kafka, Flink) are not in them.
+Beside wall time stand the CPU seconds of the process that does the work and its peak of resident memory: mostly the
+contender's own, Flink's TaskManager where a job does it. Redis and Kafka, which all share, are not in them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
+
+import psutil
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results.json"
 REPEATS = 5
@@ -45,6 +47,24 @@ def measured(work: Contender) -> Run:
 def _peak_mb() -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+class Elsewhere:
+    """What another process has used since this was made; for work that is only asked for here."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+        self._began, self._cpu_began_s = time.perf_counter(), self._cpu_s()
+
+    def run(self, seconds: float | None = None) -> Run:
+        """Up to now; `seconds` where the clock stopped earlier."""
+        passed = time.perf_counter() - self._began if seconds is None else seconds
+        held_mb = self._process.memory_info().rss / 2**20
+        return Run(passed, self._cpu_s() - self._cpu_began_s, held_mb)
+
+    def _cpu_s(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
 
 
 def race(contenders: Mapping[str, Contender], repeats: int = REPEATS) -> dict[str, list[Run]]:

@@ -26,6 +26,8 @@ from tests.faults.stage import Stage
 
 HERE = Path(__file__).parent
 PREFIX = "case_"
+# Cases that go together, by the name that stands for those of them that have a file.
+GROUPS = {"scoring": (*range(1, 10), *range(19, 26), *range(28, 32))}
 
 
 def known_cases() -> list[int]:
@@ -39,7 +41,7 @@ def play(rig: Rig, number: int, seed: int) -> Outcome:
     began = time.monotonic()
     try:
         with MemoryWatch(str(rig.folder), outcome), Stage(rig, outcome) as stage:
-            import_module(f"tests.faults.{PREFIX}{number}").run(stage)
+            import_module(f"tests.faults.{PREFIX}{number:02}").run(stage)
     except Skipped as reason:
         outcome.skipped = str(reason)
     except Exception as error:  # noqa: BLE001 - whatever it is, the line must say so
@@ -79,7 +81,8 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     here = known_cases()
-    parser.add_argument("--cases", type=_numbers, default=here, help=f"of {here}; all of them")
+    named = f"of {here}, or of {sorted(GROUPS)}; all of them"
+    parser.add_argument("--cases", type=_numbers, default=here, help=named)
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds each case gets")
     parser.add_argument("--seed", type=int, default=1, help="the first of them")
     parser.add_argument("--json", action="store_true", help="nothing but the JSON lines")
@@ -90,7 +93,12 @@ def _arguments() -> argparse.Namespace:
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",") if part.strip()]
+    """`12,scoring`: numbers, and names of groups."""
+    numbers: list[int] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        here = set(known_cases())
+        numbers += sorted(here.intersection(GROUPS[part])) if part in GROUPS else [int(part)]
+    return list(dict.fromkeys(numbers))
 
 
 def _say(quiet: bool, line: str) -> None:  # noqa: FBT001

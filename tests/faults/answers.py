@@ -29,6 +29,14 @@ RELEASED_MS = 1_700_000_000_000
 
 def scorer(stage: Stage) -> Worker:
     """A released model, and a replica that answers with it."""
+    models = release(stage)
+    serving = ServingSettings(models_dir=str(models), session_timeout_ms=6_000)
+    sections = [s.model_dump_json() for s in (stage.rig.kafka, stage.stores, serving)]
+    return stage.run("scorer", "tests.faults.scored", stage.case, *sections)
+
+
+def release(stage: Stage) -> Path:
+    """A model that is released; returns the models' folder."""
     scored.register(stage.case)
     models = stage.folder / "models"
     model_folders.write(models, VERSION, of=stage.case, given=stage.plan)
@@ -36,9 +44,7 @@ def scorer(stage: Stage) -> Worker:
         stage.case, stage.case, VERSION, event_time_ms=RELEASED_MS, decided_by="fault"
     )
     release_log.publish(stage.rig.kafka, first)
-    serving = ServingSettings(models_dir=str(models), session_timeout_ms=6_000)
-    sections = [s.model_dump_json() for s in (stage.rig.kafka, stage.stores, serving)]
-    return stage.run("scorer", "tests.faults.scored", stage.case, *sections)
+    return models
 
 
 class Asking(Meanwhile):

@@ -45,11 +45,15 @@ class Rig:
             del os.environ[process.STACK_MARK]
 
     @cached_property
-    def kafka(self) -> KafkaSettings:
-        """A real broker."""
+    def broker(self) -> KafkaServer:
+        """A real broker, which a case may hurt if it brings it back."""
         server = KafkaServer(self.folder / "kafka", jars_folder() / "kafka")
-        self._stack.enter_context(server)
-        return KafkaSettings(bootstrap_servers=server.bootstrap_servers)
+        return self._stack.enter_context(server)
+
+    @cached_property
+    def kafka(self) -> KafkaSettings:
+        """How to reach the broker."""
+        return KafkaSettings(bootstrap_servers=self.broker.bootstrap_servers)
 
     @cached_property
     def redis(self) -> RedisServer:

@@ -1,4 +1,4 @@
-"""The toy use case as one that is scored, and its scorer as a process: `python -m tests.faults.scored CASE SECTION…`."""
+"""The toy use case as one that is scored, and its scorer as a process: `python -m tests.faults.scored CASE SECTION… [SLOT]`."""
 
 from __future__ import annotations
 
@@ -46,12 +46,13 @@ def main() -> None:
     register(case)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    kafka, stores, serving = sections
+    kafka, stores, serving, *slot = sections
     scorer = Scorer(
         case,
         KafkaSettings.model_validate_json(kafka),
         StoreSettings.model_validate_json(stores),
         ServingSettings.model_validate_json(serving),
+        slot=int(slot[0]) if slot else 0,
     )
     scorer.run(stop)
 

@@ -73,6 +73,11 @@ class Worker:
         self.wanted = True
         self.process = self._spawn()
 
+    def become(self, module: str) -> None:
+        """Run this instead from the next restart on, with the arguments from the use case's name on."""
+        words = self._command
+        self._command = [*words[:2], module, *words[-5:]]
+
     def stop(self) -> None:
         """SIGTERM, as `headrace down` does it; nobody starts it again until `restart`."""
         self.wanted = False

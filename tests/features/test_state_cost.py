@@ -6,12 +6,16 @@ import msgspec
 import pytest
 import redis
 
+from features import row_stream
 from features.ring import RingFormat
 from features.rings import Rings, entity_key
-from features.state_cost import StateRefused, cost, refuse_costly, tile_life_s
+from features.row_views import RowView
+from features.rows import Rows
+from features.state_cost import StateRefused, cost, refuse_costly, row_cost, tile_life_s
 from tests.features.readings import VIEW
 
 if TYPE_CHECKING:
+    from features.row_views import ColumnType
     from features.settings import StoreSettings
 
 LATENESS_S = 86_400
@@ -28,6 +32,34 @@ def test_a_ring_costs_in_redis_what_is_said(stores: StoreSettings) -> None:
     rings.close()
     client.close()
     assert cost(VIEW, LATENESS_S).ring_bytes == pytest.approx(measured, rel=0.15)
+
+
+def test_a_row_costs_in_redis_what_is_said(stores: StoreSettings) -> None:
+    kinds: dict[str, ColumnType] = {"limit": "double", "trips": "bigint", "city": "string"}
+    view = RowView("facts", "facts", ("card",), tuple(kinds), topic="facts.valid", kinds=kinds)
+    rows, count = Rows(stores), 2_000
+    client = redis.Redis.from_url(stores.redis_url)
+    before = client.info("memory")["used_memory_dataset"]
+    events = [
+        {"event_time_ms": 10**12, "ingest_ms": 10**12, "card": f"card-{n:06}"}
+        | {"limit": n / 7, "trips": n * 100_000, "city": f"city {n:019}"}
+        for n in range(count)
+    ]
+    rows.offer(view.stored, row_stream.rows_of(view, events))
+    measured = (client.info("memory")["used_memory_dataset"] - before) / count
+    rows.delete(view.stored)
+    rows.close()
+    client.close()
+    said = row_cost(view)
+    assert said.ring_bytes == pytest.approx(measured, rel=0.15)
+    assert said.flink_bytes == 0
+
+
+def test_a_row_beyond_the_limit_is_refused_as_a_ring_is() -> None:
+    wide = RowView("wide", "wide", ("card",), tuple(f"field_{n}" for n in range(100)))
+    assert [c.view for c in refuse_costly([], 0, 10_000, [wide])] == ["wide"]
+    with pytest.raises(StateRefused, match="100 fields"):
+        refuse_costly([], 0, 1_000, [wide])
 
 
 def test_state_grows_with_window_lateness_and_hops() -> None:

@@ -13,13 +13,12 @@ from confluent_kafka.admin import AdminClient
 from features.certify import certify
 from features.hostile import stream
 from features.views import Aggregate, Handover, JoinKey, Layout, View
-from infra.local import process
-from infra.local.flink import FlinkCluster
 from pipelines import certify_stream, flink_sql
 from pipelines.flink_jobs import FlinkJobs
 from pipelines.settings import FlinkSettings
 from pipelines.tile_query import tile_query
 from tests.features.readings import VIEW
+from tests.flink import running_flink
 
 if TYPE_CHECKING:
     from schemas.settings import KafkaSettings
@@ -46,17 +45,8 @@ JOINT = View(
 
 @pytest.fixture(scope="module")
 def flink(jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkSettings]:
-    connector = next((jars / "flink").glob("flink-sql-connector-kafka-*.jar"))
-    cluster = FlinkCluster(
-        tmp_path_factory.mktemp("flink"),
-        connector,
-        rest_port=process.free_port(),
-        rpc_port=process.free_port(),
-        slots=4,
-    )
-    jobmanager, taskmanager = cluster.engines()
-    with jobmanager, taskmanager:
-        yield FlinkSettings(rest_port=cluster.rest_port, connector_jar=str(connector))
+    with running_flink(tmp_path_factory.mktemp("flink"), jars, slots=4) as running:
+        yield running.settings
 
 
 def test_every_function_means_the_same_to_the_real_job_and_nothing_is_left_behind(

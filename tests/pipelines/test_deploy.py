@@ -20,12 +20,12 @@ import pytest
 from features.settings import StoreSettings
 from features.views import Plan
 from infra.local import process
-from infra.local.flink import FlinkCluster
 from pipelines import deploy
 from pipelines.flink_jobs import FlinkJobs, FlinkUnavailable
 from pipelines.settings import FlinkSettings
 from schemas import topics
 from tests.conftest import stores_at
+from tests.flink import running_flink
 from tests.pipelines import toy
 from tests.pipelines.records import committed, eventually, produce, produce_events
 
@@ -40,17 +40,8 @@ VIEW = "station_levels"
 
 @pytest.fixture(scope="module")
 def flink(jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkSettings]:
-    connector = next((jars / "flink").glob("flink-sql-connector-kafka-*.jar"))
-    cluster = FlinkCluster(
-        tmp_path_factory.mktemp("flink"),
-        connector,
-        rest_port=process.free_port(),
-        rpc_port=process.free_port(),
-        slots=4,
-    )
-    jobmanager, taskmanager = cluster.engines()
-    with jobmanager, taskmanager:
-        yield FlinkSettings(rest_port=cluster.rest_port, connector_jar=str(connector))
+    with running_flink(tmp_path_factory.mktemp("flink"), jars, slots=4) as running:
+        yield running.settings
 
 
 def _define(functions: tuple[str, ...]) -> None:

@@ -69,6 +69,17 @@ def test_requests_that_a_snapshot_holds_are_told_by_their_own_offsets() -> None:
         assert "CASE `source_partition` WHEN 0 THEN 12 WHEN 1 THEN 40 ELSE 0 END" in insert
 
 
+def test_requests_by_another_key_than_theirs_are_told_by_their_own_offsets_too() -> None:
+    """Their topic is the intake's copy, whose offsets are not those that the lake knows."""
+    shops = _view(topic="paid.requests.valid")
+    compiled, plain = job(shops, KAFKA, FLINK, HANDOVER), job(shops, KAFKA, FLINK)
+    assert "'scan.startup.mode' = 'earliest-offset'" in compiled.tables[0]
+    assert "`source_offset` AS CAST(CAST(`headers`" in compiled.tables[0]
+    assert "`source_offset` BIGINT METADATA" in plain.tables[0]
+    for insert in compiled.inserts:
+        assert "CASE `source_partition` WHEN 0 THEN 12 WHEN 1 THEN 40 ELSE 0 END" in insert
+
+
 def test_a_snapshot_without_tiles_needs_no_base() -> None:
     empty = Handover(7, (12,))
     compiled, plain = job(_view(), KAFKA, FLINK, empty), job(_view(), KAFKA, FLINK)

@@ -15,12 +15,10 @@ from features.row_events import events_of
 from features.row_sql import parse
 from features.tile_row import TileRowDecoder
 from features.views import Aggregate, ColumnType, JoinKey, View
-from infra.local import process
-from infra.local.flink import FlinkCluster
 from pipelines.flink_jobs import FlinkJobs, submit
 from pipelines.flink_sql import job
-from pipelines.settings import FlinkSettings
 from schemas import topics
+from tests.flink import running_flink
 from tests.pipelines.records import committed, eventually, produce
 
 if TYPE_CHECKING:
@@ -90,26 +88,13 @@ def events() -> list[dict[str, Any]]:
     ]
 
 
-@pytest.fixture
-def flink(jars: Path, tmp_path: Path) -> FlinkSettings:
-    connector = next((jars / "flink").glob("flink-sql-connector-kafka-*.jar"))
-    return FlinkSettings(rest_port=process.free_port(), connector_jar=str(connector))
-
-
-def test_flink_gives_what_python_gives(
-    kafka: KafkaSettings, flink: FlinkSettings, tmp_path: Path
-) -> None:
+def test_flink_gives_what_python_gives(kafka: KafkaSettings, jars: Path, tmp_path: Path) -> None:
     topics.create(kafka, (topics.Topic(VIEW.topic, None, "k"), topics.tile_topic(VIEW.topic_out)))
     produce(kafka, VIEW.topic, [(e["k"], json.dumps(e).encode()) for e in events()])
     wanted = {e["k"]: [e[n] for n in NAMES] for e in events_of(VIEW, events())}
     assert len(wanted) == 100
-    connector = Path(flink.connector_jar)
-    cluster = FlinkCluster(
-        tmp_path, connector, rest_port=flink.rest_port, rpc_port=process.free_port(), slots=2
-    )
-    jobmanager, taskmanager = cluster.engines()
-    with jobmanager, taskmanager, FlinkJobs(flink) as jobs:
-        submit([job(VIEW, kafka, flink)], flink, lambda _: None)
+    with running_flink(tmp_path, jars) as running, FlinkJobs(running.settings) as jobs:
+        submit([job(VIEW, kafka, running.settings)], running.settings, lambda _: None)
         eventually(lambda: len(_tiles(kafka)) == len(wanted))
         jobs.cancel(jobs.of_view(VIEW.name))
     for key, found in _tiles(kafka).items():

@@ -13,14 +13,14 @@ from features.settings import StoreSettings
 from pipelines.settings import PipelineSettings
 from schemas.settings import KafkaSettings
 from schemas.worker import WorkerContext
-from tests.pipelines import toy
+from tests.pipelines import paid, toy
 
 SECTIONS: tuple[type[BaseModel], ...] = (KafkaSettings, StoreSettings, PipelineSettings)
 
 
 def main() -> None:
     name, case, *sections = sys.argv[1:]
-    toy.register(case)
+    paid.register() if case == paid.CASE else toy.register(case)
     stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     given = [

@@ -21,11 +21,8 @@ from confluent_kafka import Producer
 
 from features.settings import StoreSettings
 from features.views import Plan
-from infra.local import process
-from infra.local.flink import FlinkCluster
 from infra.local.kafka import KafkaServer
 from pipelines import deploy, intake, materializer
-from pipelines.settings import FlinkSettings
 from schemas import topics
 from schemas.payments import PaymentRequest
 from schemas.results import Result
@@ -34,6 +31,7 @@ from schemas.worker import WorkerContext
 from serving import release_log
 from serving.settings import ServingSettings
 from tests.conftest import stores_at
+from tests.flink import running_flink
 from tests.pipelines.records import committed, eventually
 from tests.serving import model_folders
 
@@ -100,22 +98,15 @@ class Rig:
 def rig(jars: Path, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     folder = tmp_path_factory.mktemp("payments")
     stores = stores_at(folder, redis_url).model_copy(update={"project": "own_events"})
-    cluster = FlinkCluster(
-        tmp_path_factory.mktemp("flink"),
-        next((jars / "flink").glob("flink-sql-connector-kafka-*.jar")),
-        rest_port=process.free_port(),
-        rpc_port=process.free_port(),
-        slots=4,
-    )
     with ExitStack() as running:
-        for engine in cluster.engines():
-            running.enter_context(engine)
+        cluster = running_flink(tmp_path_factory.mktemp("flink"), jars, slots=4)
+        flink = running.enter_context(cluster).settings
         server = running.enter_context(
             KafkaServer(tmp_path_factory.mktemp("kafka"), jars / "kafka")
         )
         kafka = KafkaSettings(bootstrap_servers=server.bootstrap_servers)
         topics.apply(kafka, CASE)
-        deploy.apply(CASE, kafka, stores, FlinkSettings(rest_port=cluster.rest_port))
+        deploy.apply(CASE, kafka, stores, flink)
         models = folder / "models"
         plan = Plan.load(stores.plan_path)
         model_folders.write(models, "v0001", of=CASE, given=plan)

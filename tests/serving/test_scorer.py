@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from schemas.envelope import header
+from schemas.envelope import TIMEOUT_MS, header
 from schemas.events import Event
 from schemas.results import Route, Status
 from serving import release_log
@@ -81,6 +81,64 @@ def test_refused_requests_and_repeats_become_dead_letters(bench: Bench) -> None:
         "duplicate": 5,
     }
     assert len(bench.results()) == 20
+
+
+def test_an_id_with_another_payload_is_no_repeat_also_after_a_restart(bench: Bench) -> None:
+    bench.release_first()
+    first = request(1)
+    other = first.model_copy(update={"scheduled_hour": 3})
+    bench.produce([first, other])
+    with bench.scorer():
+        bench.await_count(RESULTS, 1)
+        bench.await_count(DEAD, 1)
+    bench.produce([first, other])
+    with bench.scorer():
+        letters = bench.await_count(DEAD, 3)
+    reasons = Counter(header(m, "headrace_reason") for m in letters)
+    assert reasons == {"id_reused": 2, "duplicate": 1}
+    assert len(bench.results()) == 1
+
+
+def test_a_request_past_its_deadline_is_told_so_and_not_scored(bench: Bench) -> None:
+    producer = Producer(bench.kafka.client_config())
+    for n in range(40):
+        asked = request(n)
+        said: Any = [(TIMEOUT_MS, b"50" if n % 2 else b"600000")]
+        producer.produce(REQUESTS, key=asked.key, value=asked.encode(), headers=said)
+    producer.flush()
+    time.sleep(0.2)
+    bench.release_first()
+    with bench.scorer() as scorer:
+        bench.await_count(RESULTS, 40)
+        until(lambda: scorer.counters().get("expired") == 20)
+    for result in bench.results():
+        late = bool(int(result.request_id[1:]) % 2)
+        assert result.status is (Status.EXPIRED if late else Status.SCORED)
+        assert (result.score is None, result.features == {}) == (late, late)
+        assert result.reasons[0].startswith("deadline: passed ") if late else not result.reasons
+
+
+def test_bulk_requests_are_answered_beside_the_others_and_once(bench: Bench) -> None:
+    bench.release_first()
+    producer = Producer(bench.kafka.client_config())
+    for n in range(3_000):
+        asked = request(n)
+        producer.produce(f"{REQUESTS}.bulk", key=asked.key, value=asked.encode())
+    producer.flush()
+    bench.produce(requests(1_000, first=3_000))
+    # Asked before in the other lane: whichever is answered first, the other is a repeat.
+    bench.produce(requests(10))
+    with bench.scorer(), bench.scorer(1) as second:
+        until(lambda: second.counters()["partitions"] == 2)
+        bench.await_count(RESULTS, 4_000)
+    with bench.scorer():
+        bulk_letters = bench.read(f"{REQUESTS}.bulk.dlq")
+        bench.await_count(DEAD, 10 - len(bulk_letters))
+    seen = Counter(header(m, "ce_id") for m in bench.read(RESULTS))
+    assert seen == Counter(f"r{n}" for n in range(4_000))
+    asked_in = {m.key(): m.partition() for m in bench.read(f"{REQUESTS}.bulk")}
+    given_in = {m.key(): m.partition() for m in bench.read(RESULTS)}
+    assert {key: given_in[key] for key in asked_in} == asked_in
 
 
 def test_a_repeat_is_recognised_after_a_restart(bench: Bench) -> None:

@@ -169,6 +169,27 @@ def test_a_poisonous_row_falls_back_alone() -> None:
     assert fallen.reasons == ("model_error: poison",)
 
 
+def test_a_batch_too_large_for_the_memory_gets_through_in_parts() -> None:
+    class Narrow(Constant):
+        def predict(self, matrix: Matrix) -> Scores:
+            if matrix.shape[0] > 10:
+                raise ModelFailed("model_error", "out of memory")
+            return super().predict(matrix)
+
+    answered = results(answer(batch(np.zeros((256, 2))), serving(Narrow("v1", 0.1)), RULES, now))
+    assert {r.status for r in answered} == {Status.SCORED}
+    assert len(answered) == 256
+
+
+def test_one_poisonous_row_costs_twice_the_halvings() -> None:
+    model = Constant("v1", 0.1)
+    values = np.zeros((256, 2))
+    values[77, 1] = 5_000
+    answered = results(answer(batch(values), serving(model), RULES, now))
+    assert [n for n, r in enumerate(answered) if r.status is Status.FALLBACK] == [77]
+    assert model.calls == 1 + 2 * 8
+
+
 def test_without_features_the_rule_answers_everything() -> None:
     blind = batch(np.zeros((3, 2)), vectors=None, why="no route to Redis")
     model = Constant("v1", 0.1)
