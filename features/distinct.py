@@ -116,7 +116,16 @@ def counts(
     """
     used = taken & (sizes > 0)
     found = np.zeros(len(sizes))
+    held = used[:, :, None] & (np.arange(EXACT_MAX) < sizes[:, :, None])
+    sketched = np.asarray((used & (sizes > EXACT_MAX)).any(axis=1))
+    # To tell hashes apart, the order of their bytes does not matter.
+    hashes = contents.view(np.uint64)
     for row in np.flatnonzero(used.any(axis=1)).tolist():
+        if not sketched[row]:
+            known = set(hashes[row][held[row]].tolist())
+            if len(known) <= EXACT_MAX:
+                found[row] = len(known)
+                continue
         slots = np.flatnonzero(used[row])
         found[row] = _merged(sizes[row, slots].astype(int).tolist(), contents[row, slots])
     return found

@@ -11,6 +11,7 @@ cannot change what a ring ends up as.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ from features.views import Layout, View
 STAMP_BYTES = 15 + 1 + 128
 MAGIC = 0x48524E47  # "HRNG"
 VERSION = 1
+# Magic, version and fingerprint: what a ring of another layout does not begin with.
+HEADER_BYTES = 16
 
 Records = NDArray[np.void]
 _Hop = tuple[Layout, list[int], Evaluation]
@@ -39,7 +42,11 @@ class Applied(NamedTuple):
 
 
 class RingFormat:
-    """How the rings of one view are laid out, read and written. Cheap to keep, so make it once a view."""
+    """How the rings of one view are laid out, read and written. Cheap to keep, so make it once a view.
+
+    Attributes:
+        size: Bytes of every ring of the view.
+    """
 
     def __init__(self, view: View) -> None:
         self.view = view
@@ -64,15 +71,11 @@ class RingFormat:
             if view.origin_offsets:
                 fields += _origin_fields(layout)
         self.dtype = np.dtype(fields)
+        self.size = self.dtype.itemsize
         self._tiles_of_hop = {layout.hop_s: layout.tiles for layout in view.layouts}
         self._empty = self._make_empty()
         self._blank = self._empty.tobytes()
         self._evaluations: dict[tuple[str, ...], list[_Hop]] = {}
-
-    @property
-    def size(self) -> int:
-        """Bytes of every ring of the view."""
-        return self.dtype.itemsize
 
     def empty(self, rings: int = 1) -> Records:
         """New rings that hold nothing, `[rings]`."""
@@ -94,19 +97,25 @@ class RingFormat:
         """Whether these bytes are a ring of this layout. A ring of another layout is never misread."""
         if packed is None or len(packed) != self.size:
             return False
-        return packed[:16] == self._blank[:16]
+        return packed.startswith(self._blank[:HEADER_BYTES])
 
     def unpack(self, packed: Sequence[bytes | None]) -> tuple[Records, int]:
         """Rings from what the store held, writable, and how many were discarded for their layout.
 
         A missing or discarded ring comes back empty (`clock_ms` −1), which is also what it means.
         """
-        blank = self._blank
-        held = [ring if ring is not None and self.usable(ring) else blank for ring in packed]
-        discarded = sum(
-            1 for ring, kept in zip(packed, held, strict=True) if ring is not None and kept is blank
-        )
-        return np.frombuffer(bytearray().join(held), self.dtype), discarded
+        if self._whole(packed):
+            return np.frombuffer(bytearray().join(packed), self.dtype), 0  # type: ignore[arg-type]
+        held = [ring if self.usable(ring) else None for ring in packed]
+        discarded = held.count(None) - packed.count(None)
+        filled = (self._blank if ring is None else ring for ring in held)
+        return np.frombuffer(bytearray().join(filled), self.dtype), discarded
+
+    def _whole(self, packed: Sequence[bytes | None]) -> bool:
+        """Whether all are there and usable, which is usual: said without a step of Python's for each."""
+        if not packed or None in packed or set(map(len, packed)) != {self.size}:  # type: ignore[arg-type]
+            return False
+        return all(map(bytes.startswith, packed, repeat(self._blank[:HEADER_BYTES])))  # type: ignore[arg-type]
 
     def apply(self, records: Records, position: int, rows: Iterable[TileRow]) -> Applied:
         """Fold tile rows into the ring at `position`, in place.

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import msgspec
@@ -50,9 +50,20 @@ def _is_entity(key: EntityKey) -> bool:
     return key.startswith(b"[")
 
 
+def _words(asked: Sequence[tuple[str, Sequence[EntityKey]]], flat: Sequence[bytes]) -> set[bytes]:
+    """Those of the full keys that are not an entity's."""
+    keys = [key for _, mine in asked for key in mine]
+    return {full for key, full in zip(keys, flat, strict=True) if not _is_entity(key)}
+
+
 def entity_key(values: Sequence[KeyValue]) -> EntityKey:
     """The canonical key of an entity, equal for equal values in whatever process it is made."""
     return _encode(values)
+
+
+def entity_keys(columns: Sequence[Sequence[KeyValue]]) -> list[EntityKey]:
+    """The keys of many entities, from a column for each join key."""
+    return list(map(_encode, zip(*columns, strict=True)))
 
 
 class Rings:
@@ -89,13 +100,19 @@ class Rings:
         self, asked: Sequence[tuple[str, Sequence[EntityKey]]]
     ) -> list[list[bytes | None]]:
         """The rings of several views in one round trip, in the order asked."""
-        flat = [self._key(view, key) for view, keys in asked for key in keys]
-        early = {self._key(v, key) for v, keys in asked for key in keys if not _is_entity(key)}
-        found: Iterator[bytes | None] = iter(())
-        if flat:
-            with self._reported():
-                found = iter(self._many.get(flat, early))
-        return [[next(found) for _ in keys] for _, keys in asked]
+        flat: list[bytes] = []
+        for view, keys in asked:
+            prefix = self._key(view, b"")
+            flat += [prefix + key for key in keys]
+        if not flat:
+            return [[] for _ in asked]
+        with self._reported():
+            many = self._many
+            found = many.get(flat, _words(asked, flat) if many.clustered else ())
+        if len(asked) == 1:
+            return [found]
+        ends = list(accumulate(len(keys) for _, keys in asked))
+        return [found[e - len(keys) : e] for e, (_, keys) in zip(ends, asked, strict=True)]
 
     def write(self, items: Iterable[tuple[str, EntityKey, bytes]]) -> int:
         """Replace rings: (view, key, packed). Returns how many."""

@@ -13,7 +13,7 @@ from features import own_fold
 from features.own_events import Key, Own, OwnEvents
 from features.progress import PROGRESS_KEY, WHOLE_KEY, Progress
 from features.ring import Records, RingFormat
-from features.rings import EntityKey, Rings, entity_key
+from features.rings import EntityKey, Rings, entity_keys
 from features.row_vectors import RowReader
 from features.settings import StoreSettings
 from features.tile_row import KeyValue
@@ -24,6 +24,7 @@ from schemas.errors import HeadraceError
 if TYPE_CHECKING:
     from features.on_demand import OnDemandView
     from features.on_demand_function import Column, Function
+    from features.ring_kernel import RingKernel
 
 NO_RING_AGE_MS = -1
 
@@ -64,8 +65,11 @@ class _ViewReader:
         mine = [(i, f) for i, (v, f) in enumerate(service.features) if v == view.name]
         self.view = view
         self.format = RingFormat(view)
-        self.columns = [i for i, _ in mine]
-        self.features = [feature for _, feature in mine]
+        self.versioned = view.versioned
+        # numba takes half a second, which only a reader of vectors need wait for.
+        kernels = import_module("features.ring_kernel")
+        self.kernel: RingKernel = kernels.RingKernel(self.format, mine)
+        self._key_names = [key.name for key in view.join_keys]
         self.extra = [WHOLE_KEY, *([PROGRESS_KEY] if view.origin_offsets else [])]
         self.reached: dict[int, int] = {}
 
@@ -76,11 +80,14 @@ class _ViewReader:
 
     def keys(self, entities: Mapping[str, Sequence[KeyValue]]) -> tuple[list[EntityKey], Ints]:
         """Each distinct key once, and for each row which of them; a row with a null key gets −1."""
+        columns = [entities[name] for name in self._key_names]
+        keys = entity_keys(columns)
+        if not any(None in column for column in columns) and len(set(keys)) == len(keys):
+            return keys, np.arange(len(keys))
         seen: dict[EntityKey, int] = {}
-        columns = [entities[key.name] for key in self.view.join_keys]
         rows = [
-            -1 if None in values else seen.setdefault(entity_key(values), len(seen))
-            for values in zip(*columns, strict=True)
+            -1 if None in values else seen.setdefault(key, len(seen))
+            for key, values in zip(keys, zip(*columns, strict=True), strict=True)
         ]
         return list(seen), np.array(rows, dtype=np.int64)
 
@@ -176,38 +183,40 @@ class VectorReader:
         Raises:
             OnlineStoreUnavailable: the store did not answer in time.
         """
+        as_of_ms = np.ascontiguousarray(as_of_ms, dtype=np.int64)
         asked = [(reader, *reader.keys(entities)) for reader in self._views]
         of_rows = [(reader, *reader.keys(entities, len(as_of_ms))) for reader in self._row_views]
         # Progress and wholeness come with the rings, in one answer: what they say is true of them.
         packed = self._rings.read_many(
             [
-                *((reader.view.versioned, [*keys, *reader.extra]) for reader, keys, _ in asked),
+                *((reader.versioned, [*keys, *reader.extra]) for reader, keys, _ in asked),
                 *((reader.view.stored, keys) for reader, keys, _ in of_rows),
             ]
         )
         read_at_ms = time.time_ns() // 1_000_000
         shape = (len(as_of_ms), len(asked) + len(of_rows))
-        values = np.empty((len(as_of_ms), len(self.service.features)))
+        values = np.empty((len(as_of_ms), len(self._names)))
         age_ms, ahead = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=bool)
         unsettled = np.zeros(shape, dtype=bool)
         discarded = 0
-        for position, ((reader, keys, rows), held) in enumerate(
-            zip(asked, packed[: len(asked)], strict=True)
-        ):
-            # The blank last ring is what rows without an entity (−1) read.
-            records, unusable = reader.format.unpack([*held[: len(keys)], None])
-            unsettled[:, position] = not held[len(keys)]
+        for position, (reader, keys, rows) in enumerate(asked):
+            held = packed[position]
+            rings = held[: len(keys)]
+            if not keys or -1 in rows:
+                # The blank last ring is what rows without an entity (−1) read.
+                rings = [*rings, None]
+            records, unusable = reader.format.unpack(rings)
             discarded += unusable
-            if own is not None and reader.view.origin_offsets:
-                records, ahead[:, position] = reader.fold(records[rows], entities, as_of_ms, own)
-                unsettled[:, position] |= reader.unsettled(held[-1], own)
+            if not held[len(keys)]:
+                unsettled[:, position] = True
+            own_rows = own if reader.view.origin_offsets else None
+            if own_rows is not None:
+                records, marked = reader.fold(records[rows], entities, as_of_ms, own_rows)
+                unsettled[:, position] |= reader.unsettled(held[-1], own_rows)
                 rows = np.arange(len(rows))  # noqa: PLW2901 - each row has a ring of its own now
-            else:
-                ahead[:, position] = reader.format.ahead(records, rows, as_of_ms)
-            values[:, reader.columns] = reader.format.evaluate(
-                records, rows, as_of_ms, reader.features
-            )
-            age_ms[:, position] = _age(records["clock_ms"][rows], as_of_ms)
+            reader.kernel.fill(records, rows, as_of_ms, position, (values, age_ms, ahead))
+            if own_rows is not None:
+                ahead[:, position] = marked
         for position, (of_row, _, rows) in enumerate(of_rows, start=len(asked)):
             found = of_row.read(packed[position], rows, as_of_ms)
             discarded += found.discarded

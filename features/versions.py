@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from features.views import Plan, Retired, View
+
+
+def renewed(before: Plan, wanted: Plan, again: Collection[str] = ()) -> Plan:
+    """The wanted plan, each view in the generation that it has; those of `again` in the next one.
+
+    A view that was never applied begins with the first. One that was stays in its newest, for older ones were given up.
+
+    Raises:
+        UnknownDefinition: `again` names a view that the plan does not have.
+    """
+    for name in again:
+        wanted.view(name)
+    known = [*before.views, *(one.view for one in before.retired)]
+    views = []
+    for view in wanted.views:
+        kin = [o.generation for o in known if o.name == view.name and _first(o) == _first(view)]
+        generation = max(kin, default=0) + (1 if kin and view.name in again else 0)
+        views.append(msgspec.structs.replace(view, generation=generation))
+    return msgspec.structs.replace(wanted, views=tuple(views))
+
+
+def _first(view: View) -> str:
+    return msgspec.structs.replace(view, generation=0).layout_fingerprint
 
 
 def fresh(before: Plan, wanted: Plan) -> list[tuple[View, View | None]]:
@@ -36,4 +61,5 @@ def succeeded(before: Plan, wanted: Plan, now_ms: int) -> Plan:
         wanted,
         retired=tuple(retired),
         retired_rows=tuple(name for name in gone if name not in rows),
+        incomplete=tuple(sorted(stays & {*before.incomplete, *wanted.incomplete})),
     )

@@ -123,6 +123,7 @@ class View(msgspec.Struct, frozen=True, dict=True):
         row_sql: What is done to each event first.
         origin_offsets: Its events are the use case's own requests, whose partition its key decides. Offsets in tiles are
             then those of the request topic, and rings say for each tile up to which one (`features.own_events`).
+        generation: Raised where the same definition is counted again from the lake; changes its version, not its meaning.
     """
 
     name: str
@@ -135,6 +136,7 @@ class View(msgspec.Struct, frozen=True, dict=True):
     ttl_s: int = 0
     row_sql: RowSql | None = None
     origin_offsets: bool = False
+    generation: int = 0
 
     @property
     def source_columns(self) -> dict[str, ColumnType]:
@@ -224,7 +226,9 @@ class View(msgspec.Struct, frozen=True, dict=True):
         """16 hex digits over what a stored ring depends on: a new feature over old tiles keeps the rings."""
         source = (self.topic, self.table, self.event_id_field, self.join_keys)
         origin = ["origin"] if self.origin_offsets else []
-        return _digest(*source, self.layouts, *([self.row_sql] if self.row_sql else []), *origin)
+        again = [f"generation {self.generation}"] if self.generation else []
+        rows = [self.row_sql] if self.row_sql else []
+        return _digest(*source, self.layouts, *rows, *origin, *again)
 
 
 class Service(msgspec.Struct, frozen=True):
@@ -281,6 +285,8 @@ class Plan(msgspec.Struct, frozen=True):
         handovers: `View.versioned` → where its job began, for those that did not begin with the stream.
         retired: Versions that were replaced or removed, the latest last.
         retired_rows: Views of rows that were removed.
+        incomplete: Versions whose job lost its state when the stream no longer held all of it: tiles that late events
+            change again may count too few.
     """
 
     views: tuple[View, ...] = ()
@@ -290,6 +296,7 @@ class Plan(msgspec.Struct, frozen=True):
     handovers: dict[str, Handover] = {}
     retired: tuple[Retired, ...] = ()
     retired_rows: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
     version: int = 1
 
     def handover(self, view: View) -> Handover | None:
@@ -382,6 +389,7 @@ class Plan(msgspec.Struct, frozen=True):
             handovers=self.handovers,
             retired=self.retired,
             retired_rows=self.retired_rows,
+            incomplete=self.incomplete,
         )
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)

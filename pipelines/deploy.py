@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,10 +19,19 @@ import structlog
 from features import certificate, plan_files, versions
 from features.lake import Lake
 from features.state_cost import Cost, refuse_costly
-from features.views import Handover, Plan, View
-from pipelines import handover
-from pipelines.flink_jobs import FlinkJobs, FlinkUnavailable, RunningJob, TooFewSlots, submit
-from pipelines.flink_sql import Job, job, job_prefix, view_prefix
+from features.views import Plan, View
+from pipelines import handover, state_loss
+from pipelines.beginnings import begun, jobs_of, state_lost, staying
+from pipelines.flink_jobs import (
+    CANNOT_RESTORE,
+    FlinkJobs,
+    FlinkUnavailable,
+    RunningJob,
+    TooFewSlots,
+    submit,
+)
+from pipelines.flink_sql import Job, job_prefix, view_prefix
+from pipelines.polling import KafkaUnavailable
 from pipelines.pruning import prune as prune_retired
 from schemas import evolution, topics
 from schemas.errors import HeadraceError
@@ -56,6 +65,7 @@ class Deployed(NamedTuple):
         handed_over: Views of which a new version takes over.
         services_changed: Services that mean something else under their old name.
         pruned: What was removed of versions that nobody reads.
+        incomplete: Views that count less than they should, because a job lost its state: to be counted again.
     """
 
     diff: Diff
@@ -66,6 +76,7 @@ class Deployed(NamedTuple):
     handed_over: tuple[str, ...] = ()
     services_changed: tuple[str, ...] = ()
     pruned: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
 
 
 def plan(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings) -> Deployed:
@@ -82,8 +93,9 @@ def plan(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSet
     wanted, diff = feast_store.plan(case, stores)
     costs = _costs(wanted, flink)
     before = plan_files.applied(stores.plan_path)
+    wanted = versions.renewed(before, wanted)
     kept = msgspec.structs.replace(wanted, handovers=before.handovers)
-    jobs = _jobs(kept, kafka, flink)
+    jobs = jobs_of(kept, kafka, flink)
     would = Deployed(
         diff._replace(tables=feast_store.missing_tables(case, stores)),
         _missing_topics(kafka, wanted),
@@ -92,12 +104,19 @@ def plan(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSet
         costs,
         tuple(view.name for view, old in versions.fresh(before, wanted) if old),
         tuple(versions.changed_services(before, wanted)),
+        incomplete=_incomplete(before),
     )
     try:
         with FlinkJobs(flink) as cluster:
             alive = cluster.alive()
+        found = state_lost(before, kafka, stores, flink)
     except FlinkUnavailable:
         return would
+    except KafkaUnavailable:
+        found = None
+    if found:
+        marked = msgspec.structs.replace(before, incomplete=(*before.incomplete, *found.views))
+        would = would._replace(incomplete=_incomplete(marked))
     running = {one.name for one in alive}
     return would._replace(
         submitted=tuple(
@@ -116,6 +135,7 @@ def apply(
     *,
     allow_service_changes: bool = False,
     prune: bool = False,
+    again: Collection[str] = (),
 ) -> Deployed:
     """Make the engines run a use case's definitions.
 
@@ -131,8 +151,11 @@ def apply(
         progress: Told what happens.
         allow_service_changes: Let a service mean something else under its old name.
         prune: Remove what is left of versions that nobody reads any more: topics, rings, state.
+        again: Views that are counted again from the lake, under a new version of the same definition.
 
     Raises:
+        UnknownDefinition: `again` names a view that there is not.
+        StateLost: A stream lacks what a job had counted and lost; nothing was changed. Count again.
         PlanRefused, SqlRefused, StateRefused, ServiceChanged, TooFewSlots: It cannot be run; nothing was changed.
         IncompatibleSchema: A contract refuses what its released schema accepts; nothing was changed.
         Uncertified: A view has no certificate, and the settings demand one; nothing was changed.
@@ -144,38 +167,32 @@ def apply(
     say = progress or (lambda _: None)
     evolution.require_compatible(case)
     say("compiling definitions")
-    feast_store = _feast_store()
-    wanted, _ = feast_store.plan(case, stores)
-    before = plan_files.applied(stores.plan_path)
+    feast_store, before = _feast_store(), plan_files.applied(stores.plan_path)
+    wanted = versions.renewed(before, feast_store.plan(case, stores)[0], again)
+    fresh = versions.fresh(before, wanted)
     # Before anything is written, so that what is refused changes nothing.
     costs = _costs(wanted, flink)
-    if flink.require_certificate:
-        certificate.require(wanted, stores.plan_path)
-    _jobs(wanted, kafka, flink)
-    fresh = versions.fresh(before, wanted)
-    if not allow_service_changes:
-        _refuse_changed_services(before, wanted)
-    _refuse_crowded(flink, [view for view, _ in fresh])
+    _refuse_changed_services(before, wanted, allowed=allow_service_changes)
+    _refuse_unrunnable(before, wanted, kafka, stores, flink)
     tables = feast_store.create_tables(case, stores)
-    coming = _begun(case, before, wanted, kafka, stores)
+    coming = begun(case, before, wanted, kafka, stores, flink)
     if fresh:
         # From here on the materializer keeps their rings too.
         coming.save(plan_files.next_path(stores.plan_path))
-    created, submitted = _run(coming, kafka, stores, flink, say)
+    created, submitted, cut = _run(coming, kafka, stores, flink, say)
     if before.views:
         handover.CatchingUp(case, kafka, stores, fresh, coming.handovers).wait(say)
+    coming = msgspec.structs.replace(coming, incomplete=cut)
     after = versions.succeeded(before, coming, time.time_ns() // 1_000_000)
     say("registering definitions")
     diff = feast_store.apply(case, stores, after)._replace(tables=tables)
+    ended = _end_outdated(before, after, kafka, flink)
     return Deployed(
-        diff,
-        created,
-        submitted,
-        _end_outdated(before, after, kafka, flink),
-        costs,
+        *(diff, created, submitted, ended, costs),
         tuple(view.name for view, old in fresh if old),
         tuple(versions.changed_services(before, wanted)),
         _prune(after, kafka, stores, flink) if prune else (),
+        _incomplete(after),
     )
 
 
@@ -183,7 +200,7 @@ def _end_outdated(
     before: Plan, after: Plan, kafka: KafkaSettings, flink: FlinkSettings
 ) -> tuple[str, ...]:
     with FlinkJobs(flink) as cluster:
-        outdated = _outdated(cluster.alive(), before, after, _jobs(after, kafka, flink))
+        outdated = _outdated(cluster.alive(), before, after, jobs_of(after, kafka, flink))
         cluster.cancel(outdated)
     return tuple(one.name for one in outdated)
 
@@ -202,26 +219,39 @@ def _prune(
 def start(case: str, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings) -> None:
     """Run what was applied; the first time, and where no reader could notice, the definitions of now.
 
-    Definitions that need a hand-over wait for `apply`: it takes readers and writers that run.
+    Definitions that need a hand-over wait for `apply`: it takes readers and writers that run. So does a job that has lost
+    what it counted: it begins with what is left, so that features stay fresh, and the plan says that it is incomplete.
 
     Raises:
         As `apply`.
     """
     wanted, _ = _feast_store().plan(case, stores)
     before = plan_files.applied(stores.plan_path)
+    wanted = versions.renewed(before, wanted)
     changed = [view.name for view, _ in versions.fresh(before, wanted)]
     changed += versions.changed_services(before, wanted)
-    if not before.views or not changed:
+    found = state_lost(before, kafka, stores, flink)
+    if not found and (not before.views or not changed):
         apply(case, kafka, stores, flink)
         return
-    log.warning("definitions have changed; run `headrace features apply`", changed=changed)
-    _run(before, kafka, stores, flink, lambda _: None)
+    if changed:
+        log.warning("definitions have changed; run `headrace features apply`", changed=changed)
+    if found:
+        log.error(str(found))
+    _, _, cut = _run(before, kafka, stores, flink, lambda _: None)
+    incomplete = {*before.incomplete, *cut, *(found.views if found else ())}
+    if incomplete - set(before.incomplete):
+        msgspec.structs.replace(before, incomplete=tuple(sorted(incomplete))).save(stores.plan_path)
+
+
+def _incomplete(plan: Plan) -> tuple[str, ...]:
+    return tuple(view.name for view in plan.views if view.versioned in plan.incomplete)
 
 
 def _run(
     wanted: Plan, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings, say: Say
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Topics and jobs of a plan; the tile topics made and the views submitted."""
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Topics and jobs of a plan; the tile topics made, the views submitted, and the versions that lost what they had counted."""
     made = topics.create(kafka, (topics.tile_topic(view.topic_out) for view in wanted.views))
     begun = {one.base_topic for one in wanted.handovers.values() if one.base_topic}
     new = topics.create(kafka, map(topics.base_topic, sorted(begun)))
@@ -238,44 +268,25 @@ def _run(
         for view in wanted.views
         if view.topic_out in made or _base_of(wanted, view.versioned) in new
     ]
-    jobs = _jobs(wanted, kafka, flink)
-    submitted = {one.view for one in submit(jobs, flink, say, lasting=True, fresh=fresh)}
-    return tuple(made), tuple(v.name for v in wanted.views if v.versioned in submitted)
+    jobs = jobs_of(wanted, kafka, flink)
+    unread: list[str] = []
+
+    def heard(line: str) -> None:
+        unread.extend(one.view for one in jobs if line.startswith(f"{CANNOT_RESTORE}{one.name}"))
+        say(line)
+
+    submitted = {one.view for one in submit(jobs, flink, heard, lasting=True, fresh=fresh)}
+    cut = [view for view in wanted.views if view.versioned in unread]
+    if found := state_loss.lost(cut, wanted, kafka, lake, flink.lateness_s):
+        log.error(str(found))
+        say(str(found))
+    names = tuple(view.name for view in wanted.views if view.versioned in submitted)
+    return tuple(made), names, found.views if found else ()
 
 
 def _base_of(plan: Plan, versioned: str) -> str:
     held = plan.handovers.get(versioned)
     return held.base_topic if held else ""
-
-
-def _begun(
-    case: str, before: Plan, wanted: Plan, kafka: KafkaSettings, stores: StoreSettings
-) -> Plan:
-    """The wanted plan with where each view's job begins."""
-    lake = Lake(stores)
-    known: dict[str, Handover | None] = _comes_back(case, before)
-    known |= {view.versioned: before.handover(view) for view in before.views}
-    waiting = plan_files.pending(stores.plan_path) or Plan()
-    begun: dict[str, Handover] = {}
-    for view in wanted.views:
-        one = waiting.handover(view)
-        if view.versioned in known:
-            one = known[view.versioned]
-        elif one is None or not handover.still_possible(view, one, kafka):
-            one = handover.begin(view, lake, kafka)
-        if one is not None:
-            begun[view.versioned] = one
-    return msgspec.structs.replace(wanted, handovers=begun)
-
-
-def _comes_back(case: str, before: Plan) -> dict[str, Handover | None]:
-    """Retired versions whose job can go on where it stopped, because the stream still holds what came since."""
-    table, now_ms = topics.table_of(case), time.time_ns() // 1_000_000
-    return {
-        one.view.versioned: one.handover
-        for one in before.retired
-        if now_ms - one.until_ms < table[one.view.topic].retention_ms / 2
-    }
 
 
 def _feast_store() -> ModuleType:
@@ -284,10 +295,6 @@ def _feast_store() -> ModuleType:
     # Feast sets filters of its own when it is imported.
     warnings.filterwarnings("ignore", message="Stream feature views are experimental")
     return feast_store
-
-
-def _jobs(wanted: Plan, kafka: KafkaSettings, flink: FlinkSettings) -> list[Job]:
-    return [job(view, kafka, flink, wanted.handover(view)) for view in wanted.views]
 
 
 def _costs(wanted: Plan, flink: FlinkSettings) -> tuple[Cost, ...]:
@@ -304,14 +311,26 @@ def _missing_topics(kafka: KafkaSettings, wanted: Plan) -> tuple[str, ...] | Non
         return None
 
 
-def _refuse_changed_services(before: Plan, wanted: Plan) -> None:
-    if changed := versions.changed_services(before, wanted):
+def _refuse_changed_services(before: Plan, wanted: Plan, *, allowed: bool) -> None:
+    changed = versions.changed_services(before, wanted)
+    if changed and not allowed:
         raise ServiceChanged(
             f"services {', '.join(changed)}",
             wanted="the features that their models were trained on, and the same meaning of each",
             came="other ones under the old name: every model of them would be refused",
             mend="Give the changed service a new name (…_v2), or pass --allow-service-changes.",
         )
+
+
+def _refuse_unrunnable(
+    before: Plan, wanted: Plan, kafka: KafkaSettings, stores: StoreSettings, flink: FlinkSettings
+) -> None:
+    if flink.require_certificate:
+        certificate.require(wanted, stores.plan_path)
+    jobs_of(wanted, kafka, flink)
+    _refuse_crowded(flink, [view for view, _ in versions.fresh(before, wanted)])
+    if found := state_lost(staying(before, wanted), kafka, stores, flink):
+        raise found
 
 
 def _refuse_crowded(flink: FlinkSettings, fresh: list[View]) -> None:

@@ -31,7 +31,8 @@ CANCEL_TIMEOUT_S = 30.0
 SUBMIT_TIMEOUT_S = 240.0
 ERROR_CHARS_MAX = 1_500
 # What the lines of the child begin with that are for whoever waits.
-TOLD = ("submitted ", "cannot restore ")
+CANNOT_RESTORE = "cannot restore "
+TOLD = ("submitted ", CANNOT_RESTORE)
 PROJECT = Path(__file__).parents[1]
 
 Progress = Callable[[str], None]
@@ -278,7 +279,7 @@ def _restore(order: Order, job: Job, options: Mapping[str, str]) -> str | None:
         # The last cause of a Java stack trace is the first one in time.
         causes = [line for line in str(error).splitlines() if line.startswith("Caused by: ")]
         reason = causes[-1] if causes else str(error).partition("\n")[0]
-        sys.stdout.write(f"cannot restore {job.name}, starts from the beginning: {reason}\n")
+        sys.stdout.write(f"{CANNOT_RESTORE}{job.name}, starts from the beginning: {reason}\n")
         return None
 
 

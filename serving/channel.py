@@ -47,6 +47,7 @@ CALL_TIMEOUT_S = 5.0
 # A batch that fails this often in a row will not get through by itself.
 FAILURES_MAX = 20
 FAILURE_PAUSE_S_MAX = 1.0
+SWEPT = "headrace-swept"
 
 
 class ChannelBroken(HeadraceError):
@@ -74,6 +75,7 @@ class Channel:
             fences its predecessor at once instead of waiting for its transaction to time out.
         topic: What is consumed.
         bulk: What is consumed as the bulk lane, partitioned alike; None where there is none.
+        produced: Every topic that `commit` may be given.
         deadline_ms: How long a request may take that does not say so itself; None for ever.
     """
 
@@ -86,11 +88,12 @@ class Channel:
         slot: int,
         topic: str,
         bulk: str | None = None,
+        produced: Sequence[str] = (),
         deadline_ms: int | None = None,
     ) -> None:
         self._kafka, self._serving = kafka, serving
         self._group, self._slot, self._topic = group, slot, topic
-        self._deadline_ms = deadline_ms
+        self._produced, self._deadline_ms = tuple(produced), deadline_ms
         self._batcher: Batcher[Message] = Batcher(_bounds(serving))
         self._bulk = BulkLane(kafka, group, (topic, bulk)) if bulk else None
         self._owned: set[int] = set()
@@ -98,8 +101,8 @@ class Channel:
         self._failures = 0
         self.fresh: set[int] = set()
         self.counts: Counter[str] = Counter()
-        self._producer = self._new_producer()
         self._consumer = self._new_consumer()
+        self._producer = self._new_producer()
 
     @property
     def owned(self) -> frozenset[int]:
@@ -134,7 +137,10 @@ class Channel:
     def commit(self, outgoing: Iterable[Outgoing], batch: Sequence[Message]) -> bool:
         """Produce `outgoing` and move past `batch`, both or neither.
 
-        Nothing that can hang happens in here but Kafka itself, and that is bounded.
+        Nothing that can hang happens in here but Kafka itself, and that is bounded, but for one call: in librdkafka
+        `send_offsets_to_transaction` may wait for ever where the coordinator's connection was lost (librdkafka#5456, met by
+        fault case 7). Whoever runs the loop must therefore end a process whose `Scorer.stuck_s` is above `STUCK_S`, as Ray
+        Serve does by `check_health`.
 
         Returns:
             Whether it is committed. If not, `batch` will come again from `poll`.
@@ -278,9 +284,38 @@ class Channel:
         )
         try:
             producer.init_transactions(self._serving.transaction_timeout_ms / 1000 + CALL_TIMEOUT_S)
+            self._sweep(producer)
         except KafkaException as error:
             raise self._broken("a transactional producer", str(error.args[0])) from error
         return producer
+
+    def _sweep(self, producer: Producer) -> None:
+        """End what a predecessor may have left open, by a transaction over every place it may have written to, aborted.
+
+        `init_transactions` ends it too, as a rule. But a broker that was killed may say that a transaction is aborted without
+        having marked that in every partition (seen on 4.3.1 after kill -9 of a single node: fault case 4). What lies there
+        would then be committed along with the first transaction of this producer, which has the same producer id.
+        """
+        known = producer.list_topics(timeout=CALL_TIMEOUT_S).topics
+        producer.begin_transaction()
+        for topic in known.keys() & set(self._produced):
+            for partition in known[topic].partitions:
+                # Read-committed readers never see it; whoever reads uncommitted sees a record without a value.
+                producer.produce(topic, partition=partition, headers=[(SWEPT, b"1")])
+        # Without a generation, so that it is taken while the group is in motion; it is not to be committed.
+        producer.send_offsets_to_transaction(
+            [TopicPartition(self._topic, 0, 0)], self._anonymous(), CALL_TIMEOUT_S
+        )
+        producer.flush(CALL_TIMEOUT_S)
+        producer.abort_transaction(CALL_TIMEOUT_S)
+
+    def _anonymous(self) -> object:
+        """The group, as one who has not joined it."""
+        outsider = Consumer(self._kafka.client_config(group_id=self._group))
+        try:
+            return outsider.consumer_group_metadata()
+        finally:
+            outsider.close()
 
     def _new_consumer(self) -> Consumer:
         consumer = Consumer(

@@ -145,8 +145,13 @@ class Scorer:
             slot=self._slot,
             topic=f"{self._case}.requests",
             bulk=next((t.name for t in topics.stage(self._case, "bulk")), None),
+            produced=self._produced(),
             deadline_ms=self._deadline_ms,
         )
+
+    def _produced(self) -> list[str]:
+        asked = [t for stage in ("requests", "bulk") for t in topics.stage(self._case, stage)]
+        return [f"{self._case}.results", f"{self._case}.shadow", *(t.dlq for t in asked)]
 
     def _load(self, model: str, version: str) -> runtime.Model:
         return runtime.load(Path(self._settings.models_dir) / model / version, self._expected)

@@ -21,6 +21,7 @@ HOMES = {
     "pyiceberg": {"features"},
     "duckdb": {"features"},
     "redis": {"features"},
+    "numba": {"features"},
     "pyflink": {"pipelines"},
     "skl2onnx": {"pipelines"},
     "onnx": {"pipelines"},

@@ -65,6 +65,9 @@ def apply(
     prune: bool = typer.Option(
         False, "--prune", help="Remove topics, rings and state of versions that nobody reads."
     ),
+    again: list[str] = typer.Option(
+        [], "--again", help="Count this view again from the lake, under a new version; repeatable."
+    ),
     as_json: bool = typer.Option(False, "--json", help="As JSON."),
 ) -> None:
     """Register the definitions, create their tables and topics, run their Flink jobs.
@@ -75,6 +78,7 @@ def apply(
 
     Example: headrace features apply
     Example: headrace features apply --prune
+    Example: headrace features apply --again origin_departures
     """
     from infra.settings import Settings
     from pipelines import deploy
@@ -93,6 +97,7 @@ def apply(
             progress,
             allow_service_changes=allow_service_changes,
             prune=prune,
+            again=again,
         ),
         verb="submitted",
         as_json=as_json,
@@ -180,6 +185,8 @@ def _changes(deployed: Deployed) -> Iterator[tuple[str, str]]:
     yield from ((SIGNS["changed"], f"{name}: {taking_over}") for name in deployed.handed_over)
     refused = "means something else: its models are refused"
     yield from ((removed, f"service {name} {refused}") for name in deployed.services_changed)
+    cut = "a job lost its state, it counts too few: headrace features apply --again"
+    yield from ((removed, f"{name}: {cut} {name}") for name in deployed.incomplete)
     yield from ((removed, f"job {name}") for name in deployed.cancelled)
     yield from ((added, f"job of {view}") for view in deployed.submitted or ())
     yield from ((removed, what) for what in deployed.pruned)

@@ -25,7 +25,8 @@ COMMIT_NUMBER = 3
 def main() -> None:
     """Become the scorer."""
     point, number, name, *given = sys.argv[1:]
-    left = COMMIT_NUMBER if point == "commit" else int(number)
+    # The first transaction of a producer is its sweep, which it aborts itself.
+    left = 1 + (COMMIT_NUMBER if point == "commit" else int(number))
 
     def hurt() -> None:
         os.kill(os.getpid(), signal.Signals[name])
@@ -46,7 +47,7 @@ def main() -> None:
                 threading.Timer(int(number) / 1000, hurt).start()
             super().commit_transaction(*arguments)
 
-    channel.Producer = Hurt  # type: ignore[misc]
+    vars(channel)["Producer"] = Hurt
     sys.argv[1:] = given
     scored.main()
 

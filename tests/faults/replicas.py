@@ -62,13 +62,20 @@ class Replicas:
         stage = self._stage
         done = within or (lambda: answers.answered(stage))
         stage.recovers("all answered", done, lambda: "requests are left")
-        answers.check(stage)
+        self.check()
+
+    def lag(self) -> int:
+        """Requests that are not committed as consumed."""
+        return must.lag(self._stage, f"{self._stage.case}.scorer", self.requests)
+
+    def check(self) -> None:
+        """I1 to I8, of what is there now."""
+        answers.check(self._stage)
         self.check_log()
 
     def check_log(self) -> None:
         """I6 and I7."""
-        stage, group = self._stage, f"{self._stage.case}.scorer"
-        left = must.lag(stage, group, self.requests)
+        stage, left = self._stage, self.lag()
         stage.outcome.check("lag returns to 0", holds=not left, came=left)
         held = must.no_hanging_transaction(stage, self.requests, self.results)
         stage.outcome.check("no hanging transaction", holds=held)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -14,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from features.settings import StoreSettings
 from schemas.settings import KafkaSettings
-from serving.scorer import Scorer
+from serving.scorer import STUCK_S, Scorer
 from serving.settings import ServingSettings
 from tests.faults.stage import SERVICE
 from tests.pipelines import toy
@@ -54,7 +55,15 @@ def main() -> None:
         ServingSettings.model_validate_json(serving),
         slot=int(slot[0]) if slot else 0,
     )
+    threading.Thread(target=_end_if_stuck, args=(scorer,), daemon=True).start()
     scorer.run(stop)
+
+
+def _end_if_stuck(scorer: Scorer) -> None:
+    """What Serve does with a replica whose loop hangs."""
+    while scorer.stuck_s() < STUCK_S:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 if __name__ == "__main__":

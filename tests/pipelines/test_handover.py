@@ -31,6 +31,7 @@ from infra.local.flink import FlinkCluster
 from pipelines import deploy
 from pipelines.flink_jobs import FlinkJobs
 from pipelines.settings import FlinkSettings, PipelineSettings
+from pipelines.state_loss import StateLost
 from schemas import topics
 from tests.conftest import stores_at
 from tests.pipelines import paid, toy
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     from features.settings import StoreSettings
     from schemas.settings import KafkaSettings
 
-pytestmark = pytest.mark.slow
+# Alone it takes two minutes; beside others on two cores more than the usual limit of a test.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 CASE = "handed"
 TOPIC = f"{CASE}.readings.valid"
 VIEW = "handed_levels"
@@ -238,6 +240,7 @@ def test_a_window_is_added_to_a_running_view(
             (first.view(VIEW).versioned,),
         ]
         _nothing_was_lost_or_counted_twice(stores, lake, replay)
+        _a_lost_state_is_said_and_counted_again(kafka, flink, stores, replay)
 
 
 def _add_three_hours(
@@ -304,6 +307,34 @@ def _nothing_was_lost_or_counted_twice(stores: StoreSettings, lake: Lake, replay
     assert report.unexplained == 0, report.examples[:5]
     assert report.equal + report.in_flight == report.compared
     assert report.equal > 0
+
+
+def _a_lost_state_is_said_and_counted_again(
+    kafka: KafkaSettings, flink: FlinkSettings, stores: StoreSettings, replay: Replay
+) -> None:
+    """Without a checkpoint the job lacks the events that the stream has deleted, and says so until it is counted again."""
+    before = Plan.load(stores.plan_path)
+    with FlinkJobs(flink) as cluster:
+        cluster.cancel(cluster.of_view(VIEW))
+        recovery = cluster.recovery()
+    assert recovery
+    recovery.drop(before.view(VIEW).versioned)
+    assert deploy.plan(CASE, kafka, stores, flink).incomplete == (VIEW,)
+    with pytest.raises(StateLost, match=f"{FORGOTTEN // 4} events .*apply --again {VIEW}$"):
+        deploy.apply(CASE, kafka, stores, flink)
+    # The stack comes up nevertheless, and remembers.
+    deploy.start(CASE, kafka, stores, flink)
+    with FlinkJobs(flink) as cluster:
+        assert len(cluster.of_view(VIEW)) == 1
+    assert Plan.load(stores.plan_path).incomplete == (before.view(VIEW).versioned,)
+    assert deploy.plan(CASE, kafka, stores, flink).incomplete == (VIEW,)
+
+    done = deploy.apply(CASE, kafka, stores, flink, again=[VIEW], prune=True)
+    assert (done.handed_over, done.incomplete, done.services_changed) == ((VIEW,), (), ())
+    after = Plan.load(stores.plan_path)
+    assert after.view(VIEW).generation == before.view(VIEW).generation + 1
+    assert after.definitions("up_to_1h") == before.definitions("up_to_1h")
+    assert _equals_batch(stores, "up_to_1h", _event(replay.sent - 1).event_time_ms) == 35
 
 
 def test_requests_that_are_events_count_themselves_across_the_switch(
