@@ -102,12 +102,10 @@ def row(
     versions: Mapping[str, str] | Sequence[str],
     note: str = "",
     calls: int = 1,
-    stopped_s: Mapping[str, float] | None = None,
 ) -> dict[str, object]:
     """A result: `ours` and `limit` must be among the contenders, whoever else is there is a peer.
 
-    `versions` are of packages in this environment, or given whole; a run was `calls` pieces of work. `stopped_s` are peers
-    that were not waited for any longer, and for how long they were: a least ratio, not a measure.
+    `versions` are of packages in this environment, or given whole; a run was `calls` pieces of work.
     """
     runs = {
         n: [Run(r.seconds / calls, r.cpu_s / calls, r.peak_mb) for r in of]
@@ -127,10 +125,6 @@ def row(
         "spread": spread,
         "peer_to_ours": {n: found for n, (found, _) in peers.items()},
         "peer_spread": {n: found for n, (_, found) in peers.items()},
-        "peer_at_least": {
-            n: round(s / median(r.seconds for r in runs["ours"]), 1)
-            for n, s in (stopped_s or {}).items()
-        },
         "contenders": {
             n: {
                 "ms": shown_ms(r),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -87,14 +86,6 @@ class Peer:
         answer = self._child.stdout.readline()
         assert answer, f"the peer died over {work!r}: see standard error"
         return json.loads(answer)
-
-    def ask_within(self, work: str, limit_s: float) -> Any:
-        """`ask`, but None where the child has not answered by then; it is of no use any more, and ends with the context."""
-        self.tell(work)
-        assert self._child.stdout is not None
-        if not select.select([self._child.stdout], [], [], limit_s)[0]:
-            return None
-        return json.loads(self._child.stdout.readline())
 
     def tell(self, work: str) -> None:
         """Let the child do what it calls `work`, and go on."""

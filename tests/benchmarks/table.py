@@ -41,7 +41,6 @@ def _ratios(result: Result) -> str:
         f"{name} {found} ({DASH.join(str(x) for x in result['peer_spread'][name])})"
         for name, found in result["peer_to_ours"].items()
     ]
-    peers += [f"{name} > {least}" for name, least in result.get("peer_at_least", {}).items()]
     ours = f"{result['ours_to_limit']} ({low}{DASH}{high})"
     cells = [result["row"], result["name"], result["ours_ms"], result["limit_ms"], ours]
     return "| " + " | ".join(str(cell) for cell in [*cells, ", ".join(peers) or NONE]) + " |"

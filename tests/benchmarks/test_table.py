@@ -33,12 +33,6 @@ def test_a_row_holds_ratios_run_by_run() -> None:
     assert line in rendered([found])
 
 
-def test_a_peer_that_was_not_waited_for_has_a_least_ratio() -> None:
-    runs = {"ours": [Run(2.0, 1.0, 5.0)], "limit": [Run(1.0, 1.0, 5.0)]}
-    found = row("x", "work", runs, {}, stopped_s={"slow": 90.0})
-    assert "| slow > 45.0 |" in rendered([found])
-
-
 def test_contenders_take_turns_and_the_first_time_does_not_count() -> None:
     order: list[str] = []
     runs = race({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2)

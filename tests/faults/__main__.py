@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.faults.harness import Rig
+from tests.faults.memory import MemoryWatch
 from tests.faults.outcome import Outcome, Skipped
 from tests.faults.stage import Stage
 
@@ -39,7 +40,7 @@ def play(rig: Rig, number: int, seed: int) -> Outcome:
     outcome = Outcome(number, seed)
     began = time.monotonic()
     try:
-        with Stage(rig, outcome) as stage:
+        with MemoryWatch(str(rig.folder), outcome), Stage(rig, outcome) as stage:
             import_module(f"tests.faults.{PREFIX}{number:02}").run(stage)
     except Skipped as reason:
         outcome.skipped = str(reason)
