@@ -1,9 +1,9 @@
 r"""One row of `features.<view>`: the whole value of one tile, as a stream job upserts it.
 
-Key `{"<join key>": …, "tile": "<hop_s>/<tile>"}`; value: the same, and `n`, one field per partial, `clock_ms`,
-`source_offset`, `source_partition`. `first` and `last` travel as `<event_time_ms, 15 digits>\x01<event_id>\x01<value>`:
-MIN and MAX of that string are free of order and break ties by event id. `distinct` travels as the text of its block
-(`features.distinct`).
+Key `{"<join key>": …, "tile": "<hop_s>/<tile>"}`; value: the same, and `n`, one field per partial, `clock_ms`, and where
+the view's events are own requests `source_offset` and `source_partition`. `first` and `last` travel as
+`<event_time_ms, 15 digits>\x01<event_id>\x01<value>`: MIN and MAX of that string are free of order and break ties by
+event id. `distinct` travels as the text of its block (`features.distinct`).
 """
 
 from __future__ import annotations

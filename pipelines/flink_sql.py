@@ -22,11 +22,11 @@ from features.views import Handover, KeyType, Layout, Partial, View
 from pipelines import distinct_function
 from pipelines.settings import FlinkSettings
 from pipelines.sql_names import SqlRefused, literal, quoted, topic_name
-from pipelines.tile_query import BASE, SOURCE, has_base, tile_query
+from pipelines.tile_query import BASE, SOURCE, has_base, reads_place, tile_query
 from schemas.envelope import ORIGIN_OFFSET
 from schemas.settings import KafkaSettings
 
-# The fields that every tile row has besides join keys and partials.
+# The fields of a tile row besides join keys and partials; the last two only where requests are feature events.
 TILE_FIELDS = ("tile", "n", "clock_ms", "source_offset", "source_partition")
 _KEY_TYPES: Mapping[KeyType, str] = {"string": "STRING", "bigint": "BIGINT"}
 _COLUMN_TYPES = {"string": "STRING", "bigint": "BIGINT", "double": "DOUBLE"}
@@ -136,10 +136,7 @@ def _source_table(view: View, kafka: KafkaSettings, handover: Handover | None) -
     for name, kind in view.source_columns.items():
         columns.setdefault(name, _COLUMN_TYPES[kind])
     lines = [f"{quoted(name)} {kind}" for name, kind in columns.items()]
-    lines += [
-        *_offset_columns(view, handover),
-        "`source_partition` INT METADATA FROM 'partition' VIRTUAL",
-    ]
+    lines += _place_columns(view, handover)
     options = {
         "connector": "kafka",
         "topic": topic_name(view.topic),
@@ -157,17 +154,15 @@ def _source_table(view: View, kafka: KafkaSettings, handover: Handover | None) -
     return _create(SOURCE, lines, options)
 
 
-def _offset_columns(view: View, handover: Handover | None) -> list[str]:
-    """Where an event stood: in the topic that is read, or in the one that the intake copied it from.
-
-    The latter also where a snapshot counted the first of them: it knows them by no other place.
-    """
-    if not (view.origin_offsets or (handover and view.copied)):
-        return ["`source_offset` BIGINT METADATA FROM 'offset' VIRTUAL"]
+def _place_columns(view: View, handover: Handover | None) -> list[str]:
+    """Where an event stood in the topic that the intake copied it from; nothing where nobody asks, for it costs a sixth."""
+    if not reads_place(view, handover):
+        return []
     header = f"`headers`[{literal(ORIGIN_OFFSET)}]"
     return [
         "`headers` MAP<STRING, BYTES> METADATA VIRTUAL",
         f"`source_offset` AS CAST(CAST({header} AS STRING) AS BIGINT)",
+        "`source_partition` INT METADATA FROM 'partition' VIRTUAL",
     ]
 
 
@@ -205,7 +200,8 @@ def _row_columns(view: View, partials: Iterable[Partial]) -> list[str]:
     lines = [f"{quoted(key.name)} {_KEY_TYPES[key.type]}" for key in view.join_keys]
     lines += ["`tile` STRING", "`n` BIGINT"]
     lines += [f"{quoted(p.field)} {_partial_type(p)}" for p in partials]
-    return [*lines, "`clock_ms` BIGINT", "`source_offset` BIGINT", "`source_partition` INT"]
+    place = ["`source_offset` BIGINT", "`source_partition` INT"] if view.origin_offsets else []
+    return [*lines, "`clock_ms` BIGINT", *place]
 
 
 def _sink_table(view: View, layout: Layout, kafka: KafkaSettings) -> str:
@@ -218,7 +214,8 @@ def _sink_table(view: View, layout: Layout, kafka: KafkaSettings) -> str:
         **_client_options(kafka),
         # Whole tiles are idempotent; exactly once would show them only at the next checkpoint.
         "sink.delivery-guarantee": "at-least-once",
-        "properties.linger.ms": "0",
+        # At 0 nearly every upsert is a request of its own; what that costs the broker, all others wait for.
+        "properties.linger.ms": "1",
         "key.format": "json",
         "value.format": "json",
     }

@@ -30,6 +30,11 @@ def has_base(handover: Handover | None) -> TypeGuard[Handover]:
     return handover is not None and bool(handover.base_topic)
 
 
+def reads_place(view: View, handover: Handover | None) -> bool:
+    """Whether a job looks at where an event stood: to tell it in the tiles, or to leave out what a snapshot has counted."""
+    return view.origin_offsets or (handover is not None and view.copied)
+
+
 def tile_query(view: View, layout: Layout, life_s: int, handover: Handover | None) -> str:
     """SELECT of a hop's tile rows, an upsert by join keys and `tile`.
 
@@ -41,21 +46,21 @@ def tile_query(view: View, layout: Layout, life_s: int, handover: Handover | Non
         handover: Where its job begins; `BASE` then are the snapshot's tiles, if there were any.
     """
     if not has_base(handover):
-        return _aggregated(view, layout, life_s, _after(view, handover))
+        return _aggregated(view, layout, life_s, handover)
     keys = [quoted(key.name) for key in view.join_keys]
     columns = [
         *keys,
         "`tile`",
         "SUM(`n`) AS `n`",
         *(f"{_merged(p)} AS {quoted(p.field)}" for p in layout.partials),
-        *_newest("clock_ms"),
+        *_newest(view, "clock_ms"),
     ]
-    rows = f"{_one_by_one(view, layout, _after(view, handover))}\nUNION ALL\n{_base(view, layout)}"
+    rows = f"{_one_by_one(view, layout, handover)}\nUNION ALL\n{_base(view, layout)}"
     selected = _select(columns, f"({rows}) AS {quoted(EVENTS)}", hint=_kept_for(life_s))
     return f"{selected}\nGROUP BY {', '.join([*keys, '`tile`'])}"
 
 
-def _aggregated(view: View, layout: Layout, life_s: int, after: str) -> str:
+def _aggregated(view: View, layout: Layout, life_s: int, handover: Handover | None) -> str:
     """The tiles of the stream alone."""
     keys = [quoted(key.name) for key in view.join_keys]
     tile = _tile(layout)
@@ -64,10 +69,10 @@ def _aggregated(view: View, layout: Layout, life_s: int, after: str) -> str:
         f"{tile} AS `tile`",
         "COUNT(*) AS `n`",
         *(f"{_partial(view, p)} AS {quoted(p.field)}" for p in layout.partials),
-        *_newest("event_time_ms"),
+        *_newest(view, "event_time_ms"),
     ]
-    rows = f"{_rows(view)} AS {quoted(EVENTS)}"
-    selected = _select(columns, rows, after, hint=_kept_for(life_s))
+    rows = f"{_rows(view, handover)} AS {quoted(EVENTS)}"
+    selected = _select(columns, rows, _after(view, handover), hint=_kept_for(life_s))
     return f"{selected}\nGROUP BY {', '.join([*keys, tile])}"
 
 
@@ -75,7 +80,7 @@ def _kept_for(life_s: int) -> str:
     return f" /*+ STATE_TTL('{EVENTS}' = '{life_s} s') */"
 
 
-def _one_by_one(view: View, layout: Layout, after: str) -> str:
+def _one_by_one(view: View, layout: Layout, handover: Handover | None) -> str:
     """Each event as the tile that it would be alone."""
     columns = [
         *(quoted(key.name) for key in view.join_keys),
@@ -83,15 +88,15 @@ def _one_by_one(view: View, layout: Layout, after: str) -> str:
         "CAST(1 AS BIGINT) AS `n`",
         *(f"{_alone(view, p)} AS {quoted(p.field)}" for p in layout.partials),
         "`event_time_ms` AS `clock_ms`",
-        *PLACE,
+        *_place(view),
     ]
-    return _select(columns, _rows(view), after)
+    return _select(columns, _rows(view, handover), _after(view, handover))
 
 
 def _base(view: View, layout: Layout) -> str:
     """The snapshot's tiles of a hop."""
     columns = [*(quoted(key.name) for key in view.join_keys), "`tile`", "`n`"]
-    columns += [*(quoted(p.field) for p in layout.partials), "`clock_ms`", *PLACE]
+    columns += [*(quoted(p.field) for p in layout.partials), "`clock_ms`", *_place(view)]
     return _select(columns, quoted(BASE), f"`tile` LIKE '{layout.hop_s}/%'")
 
 
@@ -105,8 +110,13 @@ def _tile(layout: Layout) -> str:
     return f"CONCAT('{layout.hop_s}/', CAST(`event_time_ms` / {layout.hop_ms} AS STRING))"
 
 
-def _newest(clock: str) -> list[str]:
-    return [f"MAX(`{clock}`) AS `clock_ms`", *(f"MAX({name}) AS {name}" for name in PLACE)]
+def _newest(view: View, clock: str) -> list[str]:
+    return [f"MAX(`{clock}`) AS `clock_ms`", *(f"MAX({name}) AS {name}" for name in _place(view))]
+
+
+def _place(view: View) -> tuple[str, ...]:
+    """The columns that say up to which event a tile goes: only own requests are ever folded into rings."""
+    return PLACE if view.origin_offsets else ()
 
 
 def _after(view: View, handover: Handover | None) -> str:
@@ -119,14 +129,14 @@ def _after(view: View, handover: Handover | None) -> str:
     return f"{present} AND `source_offset` >= CASE `source_partition` {firsts} ELSE 0 END"
 
 
-def _rows(view: View) -> str:
+def _rows(view: View, handover: Handover | None) -> str:
     """What is aggregated: the stream, or what the view's row-level SQL makes of each of its events."""
     rows = view.row_sql
     if rows is None:
         return quoted(SOURCE)
     made = dict(rows.select)
     kept = [*(key.name for key in view.join_keys), "event_time_ms", view.event_id_field]
-    kept += ["source_offset", "source_partition"]
+    kept += ["source_offset", "source_partition"] if reads_place(view, handover) else []
     columns = [quoted(name) for name in dict.fromkeys(kept) if name not in made]
     columns += [f"{row_sql.flink(sql)} AS {quoted(name)}" for name, sql in made.items()]
     where = f" WHERE {row_sql.flink(rows.where)}" if rows.where else ""

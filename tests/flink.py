@@ -26,7 +26,11 @@ class RunningFlink(NamedTuple):
 
 @contextmanager
 def running_flink(
-    folder: Path, jars: Path, slots: int = 2, checkpoint_interval_s: float = 10
+    folder: Path,
+    jars: Path,
+    slots: int = 2,
+    checkpoint_interval_s: float = 10,
+    taskmanager_mb: int = FlinkCluster.taskmanager_mb,
 ) -> Iterator[RunningFlink]:
     """One JobManager and one TaskManager on free ports, gone afterwards."""
     connector = next((jars / "flink").glob("flink-sql-connector-kafka-*.jar"))
@@ -36,6 +40,7 @@ def running_flink(
         rest_port=process.free_port(),
         rpc_port=process.free_port(),
         slots=slots,
+        taskmanager_mb=taskmanager_mb,
     )
     settings = FlinkSettings(
         rest_port=cluster.rest_port,

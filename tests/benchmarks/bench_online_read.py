@@ -53,7 +53,7 @@ def filled(stores: StoreSettings, features: int, entities: int) -> Filled:
     feast_store.apply(case, stores)
     plan = feast_store.plan(case, stores)[0]
     bare = redis.Redis.from_url(stores.redis_url)
-    bare.flushall()
+    bare.flushall(asynchronous=True)
     rings, view = Rings(stores), plan.view(case)
     names = [feature for _, feature in plan.service(case).features]
     for start in range(0, entities, CHUNK):
@@ -125,7 +125,7 @@ def test_bench_online_read_of_ten_times_the_entities(stores: StoreSettings) -> N
     name = "online read, 100 entities x 10 features, of 1,000,000"
     runs = race(mine(held, asked, 20))
     record(row("d", name, runs, ("redis", "hiredis", "numpy", "feast"), calls=20))
-    held.bare.flushall()
+    held.bare.flushall(asynchronous=True)
 
 
 def mine(held: Filled, asked: list[int], calls: int) -> dict[str, Contender]:

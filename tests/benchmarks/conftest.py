@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def cluster(jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFlink]:
-    """A cluster of two slots."""
-    with running_flink(tmp_path_factory.mktemp("flink"), jars) as running:
+    """A cluster of two slots, and of memory for the state of all bursts: none is to measure the garbage collector."""
+    folder = tmp_path_factory.mktemp("flink")
+    with running_flink(folder, jars, taskmanager_mb=4_096) as running:
         yield running
 
 

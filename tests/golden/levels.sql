@@ -15,9 +15,7 @@ CREATE TEMPORARY TABLE `source` (
   `gate` BIGINT,
   `event_time_ms` BIGINT,
   `event_id` STRING,
-  `level` DOUBLE,
-  `source_offset` BIGINT METADATA FROM 'offset' VIRTUAL,
-  `source_partition` INT METADATA FROM 'partition' VIRTUAL
+  `level` DOUBLE
 ) WITH (
   'connector' = 'kafka',
   'topic' = 'toy.readings.valid',
@@ -40,8 +38,6 @@ CREATE TEMPORARY TABLE `tiles_300` (
   `max__level` DOUBLE,
   `sum__level` DOUBLE,
   `clock_ms` BIGINT,
-  `source_offset` BIGINT,
-  `source_partition` INT,
   PRIMARY KEY (`station`, `gate`, `tile`) NOT ENFORCED
 ) WITH (
   'connector' = 'upsert-kafka',
@@ -49,7 +45,7 @@ CREATE TEMPORARY TABLE `tiles_300` (
   'properties.bootstrap.servers' = '127.0.0.1:9092',
   'properties.security.protocol' = 'PLAINTEXT',
   'sink.delivery-guarantee' = 'at-least-once',
-  'properties.linger.ms' = '0',
+  'properties.linger.ms' = '1',
   'key.format' = 'json',
   'value.format' = 'json'
 )
@@ -65,8 +61,6 @@ CREATE TEMPORARY TABLE `tiles_1800` (
   `sum__level` DOUBLE,
   `sumsq__level` DOUBLE,
   `clock_ms` BIGINT,
-  `source_offset` BIGINT,
-  `source_partition` INT,
   PRIMARY KEY (`station`, `gate`, `tile`) NOT ENFORCED
 ) WITH (
   'connector' = 'upsert-kafka',
@@ -74,7 +68,7 @@ CREATE TEMPORARY TABLE `tiles_1800` (
   'properties.bootstrap.servers' = '127.0.0.1:9092',
   'properties.security.protocol' = 'PLAINTEXT',
   'sink.delivery-guarantee' = 'at-least-once',
-  'properties.linger.ms' = '0',
+  'properties.linger.ms' = '1',
   'key.format' = 'json',
   'value.format' = 'json'
 )
@@ -88,9 +82,7 @@ SELECT /*+ STATE_TTL('events' = '7200 s') */
   COUNT(`level`) AS `count__level`,
   MAX(CAST(`level` AS DOUBLE)) AS `max__level`,
   COALESCE(SUM(CAST(`level` AS DOUBLE)), 0) AS `sum__level`,
-  MAX(`event_time_ms`) AS `clock_ms`,
-  MAX(`source_offset`) AS `source_offset`,
-  MAX(`source_partition`) AS `source_partition`
+  MAX(`event_time_ms`) AS `clock_ms`
 FROM `source` AS `events`
 WHERE `station` IS NOT NULL AND `gate` IS NOT NULL AND `event_time_ms` IS NOT NULL
 GROUP BY `station`, `gate`, CONCAT('300/', CAST(`event_time_ms` / 300000 AS STRING))
@@ -106,9 +98,7 @@ SELECT /*+ STATE_TTL('events' = '90000 s') */
   MAX(CONCAT(LPAD(CAST(`event_time_ms` AS STRING), 15, '0'), U&'\0001', `event_id`, U&'\0001', CAST(`level` AS STRING))) AS `last__level`,
   COALESCE(SUM(CAST(`level` AS DOUBLE)), 0) AS `sum__level`,
   COALESCE(SUM(CAST(`level` AS DOUBLE) * CAST(`level` AS DOUBLE)), 0) AS `sumsq__level`,
-  MAX(`event_time_ms`) AS `clock_ms`,
-  MAX(`source_offset`) AS `source_offset`,
-  MAX(`source_partition`) AS `source_partition`
+  MAX(`event_time_ms`) AS `clock_ms`
 FROM `source` AS `events`
 WHERE `station` IS NOT NULL AND `gate` IS NOT NULL AND `event_time_ms` IS NOT NULL
 GROUP BY `station`, `gate`, CONCAT('1800/', CAST(`event_time_ms` / 1800000 AS STRING))

@@ -15,9 +15,7 @@ CREATE TEMPORARY TABLE `source` (
   `gate` BIGINT,
   `event_time_ms` BIGINT,
   `event_id` STRING,
-  `level` DOUBLE,
-  `source_offset` BIGINT METADATA FROM 'offset' VIRTUAL,
-  `source_partition` INT METADATA FROM 'partition' VIRTUAL
+  `level` DOUBLE
 ) WITH (
   'connector' = 'kafka',
   'topic' = 'toy.readings.valid',
@@ -43,9 +41,7 @@ CREATE TEMPORARY TABLE `base` (
   `first__level` STRING,
   `last__level` STRING,
   `sumsq__level` DOUBLE,
-  `clock_ms` BIGINT,
-  `source_offset` BIGINT,
-  `source_partition` INT
+  `clock_ms` BIGINT
 ) WITH (
   'connector' = 'kafka',
   'topic' = 'features.levels.base.7',
@@ -66,8 +62,6 @@ CREATE TEMPORARY TABLE `tiles_300` (
   `max__level` DOUBLE,
   `sum__level` DOUBLE,
   `clock_ms` BIGINT,
-  `source_offset` BIGINT,
-  `source_partition` INT,
   PRIMARY KEY (`station`, `gate`, `tile`) NOT ENFORCED
 ) WITH (
   'connector' = 'upsert-kafka',
@@ -75,7 +69,7 @@ CREATE TEMPORARY TABLE `tiles_300` (
   'properties.bootstrap.servers' = '127.0.0.1:9092',
   'properties.security.protocol' = 'PLAINTEXT',
   'sink.delivery-guarantee' = 'at-least-once',
-  'properties.linger.ms' = '0',
+  'properties.linger.ms' = '1',
   'key.format' = 'json',
   'value.format' = 'json'
 )
@@ -91,8 +85,6 @@ CREATE TEMPORARY TABLE `tiles_1800` (
   `sum__level` DOUBLE,
   `sumsq__level` DOUBLE,
   `clock_ms` BIGINT,
-  `source_offset` BIGINT,
-  `source_partition` INT,
   PRIMARY KEY (`station`, `gate`, `tile`) NOT ENFORCED
 ) WITH (
   'connector' = 'upsert-kafka',
@@ -100,7 +92,7 @@ CREATE TEMPORARY TABLE `tiles_1800` (
   'properties.bootstrap.servers' = '127.0.0.1:9092',
   'properties.security.protocol' = 'PLAINTEXT',
   'sink.delivery-guarantee' = 'at-least-once',
-  'properties.linger.ms' = '0',
+  'properties.linger.ms' = '1',
   'key.format' = 'json',
   'value.format' = 'json'
 )
@@ -114,9 +106,7 @@ SELECT /*+ STATE_TTL('events' = '7200 s') */
   SUM(`count__level`) AS `count__level`,
   MAX(`max__level`) AS `max__level`,
   COALESCE(SUM(`sum__level`), 0) AS `sum__level`,
-  MAX(`clock_ms`) AS `clock_ms`,
-  MAX(`source_offset`) AS `source_offset`,
-  MAX(`source_partition`) AS `source_partition`
+  MAX(`clock_ms`) AS `clock_ms`
 FROM (SELECT
   `station`,
   `gate`,
@@ -125,9 +115,7 @@ FROM (SELECT
   CASE WHEN `level` IS NULL THEN CAST(0 AS BIGINT) ELSE CAST(1 AS BIGINT) END AS `count__level`,
   CAST(`level` AS DOUBLE) AS `max__level`,
   CAST(`level` AS DOUBLE) AS `sum__level`,
-  `event_time_ms` AS `clock_ms`,
-  `source_offset`,
-  `source_partition`
+  `event_time_ms` AS `clock_ms`
 FROM `source`
 WHERE `station` IS NOT NULL AND `gate` IS NOT NULL AND `event_time_ms` IS NOT NULL
 UNION ALL
@@ -139,9 +127,7 @@ SELECT
   `count__level`,
   `max__level`,
   `sum__level`,
-  `clock_ms`,
-  `source_offset`,
-  `source_partition`
+  `clock_ms`
 FROM `base`
 WHERE `tile` LIKE '300/%') AS `events`
 GROUP BY `station`, `gate`, `tile`
@@ -157,9 +143,7 @@ SELECT /*+ STATE_TTL('events' = '90000 s') */
   MAX(`last__level`) AS `last__level`,
   COALESCE(SUM(`sum__level`), 0) AS `sum__level`,
   COALESCE(SUM(`sumsq__level`), 0) AS `sumsq__level`,
-  MAX(`clock_ms`) AS `clock_ms`,
-  MAX(`source_offset`) AS `source_offset`,
-  MAX(`source_partition`) AS `source_partition`
+  MAX(`clock_ms`) AS `clock_ms`
 FROM (SELECT
   `station`,
   `gate`,
@@ -170,9 +154,7 @@ FROM (SELECT
   CONCAT(LPAD(CAST(`event_time_ms` AS STRING), 15, '0'), U&'\0001', `event_id`, U&'\0001', CAST(`level` AS STRING)) AS `last__level`,
   CAST(`level` AS DOUBLE) AS `sum__level`,
   CAST(`level` AS DOUBLE) * CAST(`level` AS DOUBLE) AS `sumsq__level`,
-  `event_time_ms` AS `clock_ms`,
-  `source_offset`,
-  `source_partition`
+  `event_time_ms` AS `clock_ms`
 FROM `source`
 WHERE `station` IS NOT NULL AND `gate` IS NOT NULL AND `event_time_ms` IS NOT NULL
 UNION ALL
@@ -186,9 +168,7 @@ SELECT
   `last__level`,
   `sum__level`,
   `sumsq__level`,
-  `clock_ms`,
-  `source_offset`,
-  `source_partition`
+  `clock_ms`
 FROM `base`
 WHERE `tile` LIKE '1800/%') AS `events`
 GROUP BY `station`, `gate`, `tile`
