@@ -17,7 +17,7 @@ from features.rings import Rings
 from features.settings import StoreSettings
 from features.views import View
 from pipelines.held_offsets import HeldOffsets
-from pipelines.polling import START_TIMEOUT_S, consumer_config, next_offsets, poll
+from pipelines.polling import START_TIMEOUT_S, close, consumer_config, next_offsets, poll
 from pipelines.ring_writer import RingWriter
 from pipelines.row_schedule import RowSchedule
 from pipelines.row_writer import RowFollower
@@ -85,7 +85,7 @@ class _Loop:
         self._held.commit()
 
     def close(self) -> None:
-        self._consumer.close()
+        close(self._consumer)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Go on from the committed offsets, but from the beginning where the store holds nothing of the view."""

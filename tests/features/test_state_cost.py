@@ -12,18 +12,29 @@ from features.rings import Rings, entity_key
 from features.row_views import RowView
 from features.rows import Rows
 from features.state_cost import StateRefused, cost, refuse_costly, row_cost, tile_life_s
+from infra.local.redis_server import RedisServer
 from tests.features.readings import VIEW
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from features.row_views import ColumnType
     from features.settings import StoreSettings
 
 LATENESS_S = 86_400
 
 
-def test_a_ring_costs_in_redis_what_is_said(stores: StoreSettings) -> None:
-    rings, count = Rings(stores), 2_000
-    client = redis.Redis.from_url(stores.redis_url)
+@pytest.fixture
+def alone(stores: StoreSettings, tmp_path: Path) -> Iterator[StoreSettings]:
+    """A Redis in which nobody else frees memory meanwhile."""
+    with RedisServer(tmp_path) as server:
+        yield stores.model_copy(update={"redis_url": server.url})
+
+
+def test_a_ring_costs_in_redis_what_is_said(alone: StoreSettings) -> None:
+    rings, count = Rings(alone), 2_000
+    client = redis.Redis.from_url(alone.redis_url)
     packed = RingFormat(VIEW).empty().tobytes()
     before = client.info("memory")["used_memory_dataset"]
     rings.write(("cost", entity_key([f"sensor-{n:06}"]), packed) for n in range(count))
@@ -34,11 +45,11 @@ def test_a_ring_costs_in_redis_what_is_said(stores: StoreSettings) -> None:
     assert cost(VIEW, LATENESS_S).ring_bytes == pytest.approx(measured, rel=0.15)
 
 
-def test_a_row_costs_in_redis_what_is_said(stores: StoreSettings) -> None:
+def test_a_row_costs_in_redis_what_is_said(alone: StoreSettings) -> None:
     kinds: dict[str, ColumnType] = {"limit": "double", "trips": "bigint", "city": "string"}
     view = RowView("facts", "facts", ("card",), tuple(kinds), topic="facts.valid", kinds=kinds)
-    rows, count = Rows(stores), 2_000
-    client = redis.Redis.from_url(stores.redis_url)
+    rows, count = Rows(alone), 2_000
+    client = redis.Redis.from_url(alone.redis_url)
     before = client.info("memory")["used_memory_dataset"]
     events = [
         {"event_time_ms": 10**12, "ingest_ms": 10**12, "card": f"card-{n:06}"}

@@ -26,14 +26,13 @@ from features.lake import Lake
 from features.parity import compare
 from features.vectors import VectorReader
 from features.views import Plan
-from infra.local import process
-from infra.local.flink import FlinkCluster
 from pipelines import deploy
 from pipelines.flink_jobs import FlinkJobs
 from pipelines.settings import FlinkSettings, PipelineSettings
 from pipelines.state_loss import StateLost
 from schemas import topics
 from tests.conftest import stores_at
+from tests.flink import running_flink
 from tests.pipelines import paid, toy
 from tests.pipelines.records import eventually, produce_events
 
@@ -171,19 +170,9 @@ def _workers(case: str, kafka: KafkaSettings, stores: StoreSettings) -> Iterator
 
 @pytest.fixture(scope="module")
 def flink(jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkSettings]:
-    connector = next((jars / "flink").glob("flink-sql-connector-kafka-*.jar"))
-    cluster = FlinkCluster(
-        tmp_path_factory.mktemp("flink"),
-        connector,
-        rest_port=process.free_port(),
-        rpc_port=process.free_port(),
-        slots=4,
-    )
-    jobmanager, taskmanager = cluster.engines()
-    with jobmanager, taskmanager:
-        yield FlinkSettings(
-            rest_port=cluster.rest_port, connector_jar=str(connector), checkpoint_interval_s=1
-        )
+    folder = tmp_path_factory.mktemp("flink")
+    with running_flink(folder, jars, slots=8, checkpoint_interval_s=1) as running:
+        yield running.settings
 
 
 def _forget_the_beginning(kafka: KafkaSettings) -> None:
