@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -85,22 +86,27 @@ def verify(model: onnx.ModelProto, estimator: Classifier, matrix: Matrix) -> flo
     return difference
 
 
+_ONE_AT_A_TIME = Lock()
+
+
 @contextmanager
 def _booleans_as_integers() -> Iterator[None]:
     """skl2onnx 1.20 passes booleans where ONNX has integers, which protobuf 7 refuses.
 
     Patches `onnx.helper` for the moment of a conversion; a training process converts one model at a time.
     """
-    original = helper.make_attribute
+    # Two conversions at once would each put back what the other one still needs, or has put there.
+    with _ONE_AT_A_TIME:
+        original = helper.make_attribute
 
-    def make_attribute(key: str, value: object, *args: Any, **named: Any) -> Any:  # noqa: ANN401
-        return original(key, _plain(value), *args, **named)
+        def make_attribute(key: str, value: object, *args: Any, **named: Any) -> Any:  # noqa: ANN401
+            return original(key, _plain(value), *args, **named)
 
-    helper.make_attribute = make_attribute
-    try:
-        yield
-    finally:
-        helper.make_attribute = original
+        helper.make_attribute = make_attribute
+        try:
+            yield
+        finally:
+            helper.make_attribute = original
 
 
 def _plain(value: object) -> object:
