@@ -28,6 +28,8 @@ MAGIC = 0x48524E47  # "HRNG"
 VERSION = 1
 # Magic, version and fingerprint: what a ring of another layout does not begin with.
 HEADER_BYTES = 16
+# Instead of the age of a ring that is not there; no age of a ring is ever this number.
+NO_RING_AGE_MS = -1
 
 Records = NDArray[np.void]
 _Hop = tuple[Layout, list[int], Evaluation]
@@ -188,7 +190,10 @@ class RingFormat:
         return self._evaluations[names]
 
     def ahead(self, records: Records, rows: Ints, as_of_ms: Ints) -> Bools:
-        """Which rows' head tile holds an event later than the row's instant, as far as the ring's clock tells."""
+        """Which rows' head tile holds an event later than the row's instant, as far as the ring's clock tells.
+
+        What it means; the scorer has it from `features.ring_kernel`, which is held to this.
+        """
         clock = records["clock_ms"][rows]
         longest_ms = self.view.layouts[-1].hop_ms
         ahead: Bools = (clock > as_of_ms) & (clock // longest_ms == as_of_ms // longest_ms)

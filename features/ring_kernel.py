@@ -13,18 +13,16 @@ from typing import Any
 import numba
 import numpy as np
 
-from features.ring import Records, RingFormat
+from features.ring import NO_RING_AGE_MS, Records, RingFormat
 from features.tiles import EMPTY_TILE, VARIANCE_EVENTS_MIN, VARIANCE_FLOOR, Bools, Floats, Ints
 from features.views import PARTIALS_OF, Aggregate, Layout
 
-NO_RING_AGE_MS = -1
 WORD_BYTES = 8
 # How numpy sums: so many at once, side by side in eight, and longer ones in halves.
 _BLOCK = np.uint64(128)
 _LANES = np.uint64(8)
 # Places are unsigned, else every one is first asked whether it counts from the end.
 _ZERO, _U1, _U2, _U3, _U4, _U5, _U6, _U7 = (np.uint64(i) for i in range(8))
-_TWO = _U2
 
 _COUNT, _MEAN, _VAR, _STD, _MIN, _MAX, _FIRST, _LAST = range(8)
 _CODES = {
@@ -73,7 +71,7 @@ def _or_nought(partials: Floats, at: Unsigned, taken: Bools, slot: Unsigned) -> 
 def _sum(partials: Floats, at: Unsigned, taken: Bools, slot: Unsigned, length: Unsigned) -> float:
     """Pairwise as numpy sums: what is taken, 0 standing for the rest (`numpy/_core/src/umath/loops_utils.h.src`)."""
     if length > _BLOCK:
-        half = length // _TWO
+        half = length // _U2
         half -= half % _LANES
         low: float = _sum(partials, at, taken, slot, half)
         high: float = _sum(partials, at + half, taken, slot + half, length - half)

@@ -12,7 +12,7 @@ import numpy as np
 from features import own_fold
 from features.own_events import Key, Own, OwnEvents
 from features.progress import PROGRESS_KEY, WHOLE_KEY, Progress
-from features.ring import Records, RingFormat
+from features.ring import NO_RING_AGE_MS, Records, RingFormat
 from features.rings import EntityKey, Rings, entity_keys
 from features.row_vectors import RowReader
 from features.settings import StoreSettings
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from features.on_demand import OnDemandView
     from features.on_demand_function import Column, Function
     from features.ring_kernel import RingKernel
-
-NO_RING_AGE_MS = -1
 
 
 class RowsUnread(HeadraceError):

@@ -93,9 +93,8 @@ _ONE_AT_A_TIME = Lock()
 def _booleans_as_integers() -> Iterator[None]:
     """skl2onnx 1.20 passes booleans where ONNX has integers, which protobuf 7 refuses.
 
-    Patches `onnx.helper` for the moment of a conversion; a training process converts one model at a time.
+    Patches `onnx.helper` for the moment of a conversion, one at a time: two would each put back what the other still needs.
     """
-    # Two conversions at once would each put back what the other one still needs, or has put there.
     with _ONE_AT_A_TIME:
         original = helper.make_attribute
 

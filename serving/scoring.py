@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from features.inputs import matrix
+from features.ring import NO_RING_AGE_MS
 from schemas.decoding import Refusal
 from schemas.envelope import child_traceparent, new_traceparent
 from schemas.results import Route, Status
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 MARKS = ("ahead", "unsettled")
 STALE = "stale"
 _DETAIL_CHARS_MAX = 200
-_NO_AGE = -1
 # NaN is written as null, which is what a missing value is in a result.
 _ENCODER = msgspec.json.Encoder()
 
@@ -217,7 +217,7 @@ class _Rows:
         return _base(request, parent, serving) | {
             "features": dict(zip(self.names, self.logged[row], strict=True)),
             "ages_ms": {
-                view: None if age == _NO_AGE else age
+                view: None if age == NO_RING_AGE_MS else age
                 for view, age in zip(self.views, self.ages[row], strict=True)
             },
             "ahead": self._marked(self.ahead, row),

@@ -54,13 +54,12 @@ class Elsewhere:
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
-        self._began, self._cpu_began_s = time.perf_counter(), self._cpu_s()
+        self._cpu_began_s = self._cpu_s()
 
-    def run(self, seconds: float | None = None) -> Run:
-        """Up to now; `seconds` where the clock stopped earlier."""
-        passed = time.perf_counter() - self._began if seconds is None else seconds
+    def run(self, seconds: float) -> Run:
+        """Up to now; the clock may have stopped earlier, after `seconds`."""
         held_mb = self._process.memory_info().rss / 2**20
-        return Run(passed, self._cpu_s() - self._cpu_began_s, held_mb)
+        return Run(seconds, self._cpu_s() - self._cpu_began_s, held_mb)
 
     def _cpu_s(self) -> float:
         times = self._process.cpu_times()
