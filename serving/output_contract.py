@@ -22,8 +22,8 @@ Bools = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 # Sums of float32 leaves overshoot by an ulp or two; more than that is a wrong model.
 OVERSHOOT = 1e-6
-# Errors of converters and runtimes may carry whole graphs.
-_DETAIL_CHARS_MAX = 200
+# Errors of converters and runtimes may carry whole graphs. They begin with the place and end with what is the matter.
+_HEAD_CHARS, _TAIL_CHARS = 80, 117
 
 
 class ModelFailed(Exception):
@@ -37,7 +37,7 @@ class ModelFailed(Exception):
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason = reason
-        self.detail = detail[:_DETAIL_CHARS_MAX]
+        self.detail = _shortened(detail)
         super().__init__(f"{reason}: {self.detail}")
 
 
@@ -182,6 +182,12 @@ def _mark(
     if wrong.any():
         for row in np.flatnonzero(wrong).tolist():
             failed.setdefault(row, ModelFailed(reason, f"{scores[row]:.6g}{said}"))
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _HEAD_CHARS + _TAIL_CHARS:
+        return text
+    return f"{text[:_HEAD_CHARS]} … {text[-_TAIL_CHARS:]}"
 
 
 def _bad(what: str, wanted: str, came: str) -> BadContract:

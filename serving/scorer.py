@@ -134,6 +134,7 @@ class Scorer:
                 channel.close()
             self._reader.close()
             self._calls.close()
+            log.info("scorer.ended", **self.counters())
 
     def move_to(self, slot: int) -> None:
         """Take another slot before the next batch."""

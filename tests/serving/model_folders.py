@@ -89,13 +89,15 @@ def write(
     fragile: bool = False,
     of: str = CASE,
     given: Plan | None = None,
+    made: Any = None,
     **changes: Any,
 ) -> Path:
-    """A version's folder of the use case `of`, under `<models_dir>/<case>`; `changes` replace fields of its manifest."""
+    """A version's folder of the use case `of`, under `<models_dir>/<case>`; `made` is its graph, `changes` replace fields of its manifest."""
     expected = Expected.of(of, given or plan())
     folder = models_dir / of / version
     folder.mkdir(parents=True)
-    save_model(graph(len(expected.inputs), bias=bias, fragile=fragile), str(folder / MODEL_FILE))
+    made = made or graph(len(expected.inputs), bias=bias, fragile=fragile)
+    save_model(made, str(folder / MODEL_FILE))
     (folder / "reference.parquet").write_bytes(b"PAR1")
     described = {
         "model": of,
