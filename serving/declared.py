@@ -95,9 +95,11 @@ def _contract(where: str, module: object, columns: tuple[str, ...]) -> OutputCon
 
 def _fallbacks(where: str, given: object) -> tuple[Fallback, ...]:
     wanted = f"some of {[f.value for f in Fallback]}, each once, in this order"
+    if not isinstance(given, tuple):
+        raise _bad(where, "FALLBACKS", wanted, given)
     try:
-        chosen = tuple(Fallback(one) for one in given)  # type: ignore[attr-defined] - else TypeError
-    except (TypeError, ValueError) as error:
+        chosen = tuple(Fallback(one) for one in given)
+    except ValueError as error:
         raise _bad(where, "FALLBACKS", wanted, given) from error
     if list(chosen) != [f for f in Fallback if f in chosen]:
         raise _bad(where, "FALLBACKS", wanted, given)

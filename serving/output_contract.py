@@ -132,7 +132,7 @@ class OutputContract:
         if output.shape not in {(count, 2), (count,), (count, 1)}:
             raise ModelFailed("output_shape", f"{output.shape} for {count} rows")
         last = output if output.ndim == 1 else output[:, -1]
-        scores: Scores = last.astype(np.float64)
+        scores: Scores = last.astype(np.float64).reshape(count)
         failed: dict[int, ModelFailed] = {}
         _mark(failed, ~np.isfinite(scores), "output_not_finite", scores, "")
         outside = (scores < self.low - OVERSHOOT) | (scores > self.high + OVERSHOOT)

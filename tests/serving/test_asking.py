@@ -38,7 +38,7 @@ class Told:
 def rows(count: int, *poisonous: int) -> Matrix:
     out = np.arange(count * 2, dtype=np.float32).reshape(count, 2) / 1_000
     out[list(poisonous), 0] = -1
-    return out
+    return out.astype(np.float32)
 
 
 def picky(matrix: Matrix) -> Output:
@@ -49,7 +49,8 @@ def picky(matrix: Matrix) -> Output:
 
 def short(matrix: Matrix) -> Output:
     """Another length for a batch with a poisonous row in it."""
-    return matrix[(matrix[:, 0] >= 0), 0]
+    out: Output = matrix[(matrix[:, 0] >= 0), 0]
+    return out
 
 
 @given(st.integers(1, 80), st.sets(st.integers(0, 79), max_size=6), st.sampled_from([picky, short]))

@@ -21,12 +21,11 @@ def opened(now_s: float = 0.0) -> Breaker:
 
 def test_it_opens_at_the_rate_and_not_before_enough_rows_were_asked() -> None:
     breaker = Breaker(POLICY)
-    breaker.record(9, 9, 0.0)
-    assert breaker.state is Circuit.CLOSED
-    breaker.record(11, 0, 1.0)
-    assert breaker.state is Circuit.CLOSED
-    breaker.record(2, 2, 2.0)
-    assert breaker.state is Circuit.OPEN
+    states = []
+    for rows, failed, now_s in ((9, 9, 0.0), (11, 0, 1.0), (2, 2, 2.0)):
+        breaker.record(rows, failed, now_s)
+        states.append(breaker.state)
+    assert states == [Circuit.CLOSED, Circuit.CLOSED, Circuit.OPEN]
     assert breaker.open_for_s(4.5) == 2.5
 
 

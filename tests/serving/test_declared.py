@@ -72,7 +72,7 @@ def test_what_is_declared_is_what_is_found(module: ModuleType) -> None:
         ("SCORE_RANGE", (0.6, 0.5)),
         ("SCORE_RULES", (lambda s: s,)),
         ("SCORE_RULES", (ScoreRule("r", ("gone",), lambda s, _: s > 0),)),
-        ("SCORE_RULES", (ScoreRule("r", (), lambda _: np.zeros(1)),)),
+        ("SCORE_RULES", (ScoreRule("r", (), lambda _: np.zeros(1, dtype=np.bool_)),)),
     ],
 )
 def test_what_cannot_be_meant_stops_the_start(module: ModuleType, name: str, value: Any) -> None:
