@@ -210,7 +210,7 @@ def _constants() -> dict[str, Any]:
     }
 
 
-class _Stuck(onnxruntime.InferenceSession):
+class Stuck(onnxruntime.InferenceSession):
     """The runtime, with a call that nobody can end."""
 
     def run(self, names: Any, given: Any, options: Any = None) -> Any:
@@ -222,7 +222,7 @@ class _Stuck(onnxruntime.InferenceSession):
 
 def main() -> None:
     """Become the scorer."""
-    vars(sys.modules["onnxruntime"])["InferenceSession"] = _Stuck
+    vars(sys.modules["onnxruntime"])["InferenceSession"] = Stuck
     scored.main(register)
 
 
