@@ -90,7 +90,7 @@ def _until_scored(stage: Stage, first: int) -> int:
 def _canary(stage: Stage, replicas: Replicas, scorer: Worker, first: int) -> None:
     made = hurt_model.graph(1 + len(stage.view.aggregates), whole=True)
     models = stage.folder / "models"
-    model_folders.write(models, CANARY, made=made, of=stage.case, given=stage.plan)
+    model_folders.write(models, CANARY, model=made, of=stage.case, given=stage.plan)
     now = release_log.current(stage.rig.kafka, stage.case)
     assert now is not None
     stamp: dict[str, Any] = {"event_id": "canary", "reason": "whole numbers", "decided_by": "fault"}

@@ -71,7 +71,7 @@ def release(stage: Stage) -> Path:
     models = stage.folder / "models"
     inputs = 1 + len(stage.view.aggregates)
     made = graph(inputs)
-    model_folders.write(models, answers.VERSION, of=stage.case, given=stage.plan, made=made)
+    model_folders.write(models, answers.VERSION, of=stage.case, given=stage.plan, model=made)
     first = release_log.first(
         stage.case,
         stage.case,

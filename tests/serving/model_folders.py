@@ -89,14 +89,17 @@ def write(
     fragile: bool = False,
     of: str = CASE,
     given: Plan | None = None,
-    made: Any = None,
+    model: Any = None,
     **changes: Any,
 ) -> Path:
-    """A version's folder of the use case `of`, under `<models_dir>/<case>`; `made` is its graph, `changes` replace fields of its manifest."""
+    """A version's folder of the use case `of`, under `<models_dir>/<case>`; `changes` replace fields of its manifest.
+
+    `model` is an ONNX model to be taken instead of the small one.
+    """
     expected = Expected.of(of, given or plan())
     folder = models_dir / of / version
     folder.mkdir(parents=True)
-    made = made or graph(len(expected.inputs), bias=bias, fragile=fragile)
+    made = model or graph(len(expected.inputs), bias=bias, fragile=fragile)
     save_model(made, str(folder / MODEL_FILE))
     (folder / "reference.parquet").write_bytes(b"PAR1")
     described = {

@@ -78,7 +78,7 @@ def hurt(tmp_path: Path) -> Iterator[Hurt]:
     plan = Plan((view,), (service,))
     expected = Expected.of(CASE, plan)
     made = hurt_model.graph(len(expected.inputs))
-    folder = model_folders.write(tmp_path, "v1", of=CASE, given=plan, made=made)
+    folder = model_folders.write(tmp_path, "v1", of=CASE, given=plan, model=made)
     declares = declared(CASE, expected.inputs)
     calls: TimedCalls[Output] = TimedCalls(WITHIN_S)
     with pytest.MonkeyPatch.context() as patched:

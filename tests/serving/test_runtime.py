@@ -71,7 +71,7 @@ def test_a_model_that_hangs_is_ended_in_time_and_answers_again(
     tmp_path: Path, expected: Expected
 ) -> None:
     calls: TimedCalls[Output] = TimedCalls(0.2)
-    folder = model_folders.write(tmp_path, "v0001", made=hurt_model.graph(8))
+    folder = model_folders.write(tmp_path, "v0001", model=hurt_model.graph(8))
     model = load(folder, expected, calls)
     rows = np.zeros((2, 8), dtype=np.float32)
     rows[1, 0] = STATIONS.index(hurt_model.HANGS)
@@ -89,14 +89,14 @@ def test_a_model_that_hangs_is_ended_in_time_and_answers_again(
 def test_memory_that_is_refused_is_a_value_and_a_smaller_batch_gets_through(
     tmp_path: Path, expected: Expected
 ) -> None:
-    model = load(model_folders.write(tmp_path, "v0001", made=hurt_model.graph(8)), expected)
+    model = load(model_folders.write(tmp_path, "v0001", model=hurt_model.graph(8)), expected)
     with pytest.raises(ModelFailed, match=r"model_error: .* … .*Failed to allocate memory"):
         model.outputs(np.zeros((17, 8), dtype=np.float32))
     assert len(model.predict(np.zeros((16, 8), dtype=np.float32))) == 16
 
 
 def test_a_model_of_whole_numbers_is_refused(tmp_path: Path, expected: Expected) -> None:
-    folder = model_folders.write(tmp_path, "v0001", made=hurt_model.graph(8, whole=True))
+    folder = model_folders.write(tmp_path, "v0001", model=hurt_model.graph(8, whole=True))
     with pytest.raises(ModelRefused, match="output_type: int64"):
         load(folder, expected)
 
