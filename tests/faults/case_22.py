@@ -20,7 +20,8 @@ from tests.faults.replicas import AS_OF_MS, Replicas, assigned_within
 from tests.faults.stage import Stage, Worker
 from tests.serving import model_folders
 
-MIXED, ALL_BAD = 2_000, 400
+# So many bad ones that they are the half of all, were it all within the window of the circuit.
+MIXED, ALL_BAD, AT_ONCE = 2_000, 2_000, 500
 REASONS = {
     hurt_model.RAISES: "model_error: ",
     hurt_model.NAN: "output_not_finite: nan",
@@ -44,10 +45,10 @@ def run(stage: Stage) -> None:
     _judge(stage, answers.results(stage))
 
     stage.inject(f"nothing but {hurt_model.RAISES}")
-    for first in range(MIXED, MIXED + ALL_BAD, 100):
-        answers.ask(stage, [hurt_model.RAISES], AS_OF_MS, first, 100)
+    for first in range(MIXED, MIXED + ALL_BAD, AT_ONCE):
+        answers.ask(stage, [hurt_model.RAISES], AS_OF_MS, first, AT_ONCE)
         stage.until(lambda: not replicas.lag())
-    shut = _reasons(answers.results(stage)[MIXED:])
+    shut = _reasons(answers.results_from(stage, MIXED))
     stage.outcome.check("the circuit opens", holds=shut["circuit_open"] > 0, came=shut)
     asked = _until_scored(stage, MIXED + ALL_BAD)
     _canary(stage, replicas, scorer, asked)
@@ -81,8 +82,8 @@ def _until_scored(stage: Stage, first: int) -> int:
     with answers.Asking(stage, hurt_model.WELL, AS_OF_MS, first) as asking:
         stage.recovers(
             "the circuit closes",
-            lambda: answers.results(stage)[-1].status is Status.SCORED,
-            lambda: answers.results(stage)[-1].reasons,
+            lambda: any(r.status is Status.SCORED for r in answers.results_from(stage, first)),
+            lambda: "nothing is scored",
         )
     return asking.asked
 

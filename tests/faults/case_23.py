@@ -34,13 +34,13 @@ def run(stage: Stage) -> None:
 
     stage.inject(f"a loop without an end, for {HURT_S:.0f} s")
     asked = _hurt(stage, hurt_model.HANGS, asked)
-    _said(stage, "a call that is ended", answers.results(stage)[before:], "more than 500 ms")
+    _said(stage, "a call that is ended", answers.results_from(stage, before), "more than 500 ms")
     asked = _scored_again(stage, "the model answers again", asked)
 
     stage.inject(f"a call that never returns, for {HURT_S:.0f} s")
     first = asked
     asked = _hurt(stage, hurt_model.STUCK, asked)
-    found = answers.results(stage)[first:]
+    found = answers.results_from(stage, first)
     _said(stage, "a call that is left behind", found, "it could not be ended")
     _in_time(stage, before)
     stage.outcome.check("no restart", holds=not scorer.restarts, came=scorer.restarts)
@@ -65,8 +65,7 @@ def _scored_again(stage: Stage, name: str, first: int) -> int:
     with answers.Asking(stage, hurt_model.WELL, AS_OF_MS, first) as asking:
 
         def scored() -> bool:
-            found = [r for r in answers.results(stage) if int(r.request_id[1:]) >= first]
-            return any(r.status is Status.SCORED for r in found)
+            return any(r.status is Status.SCORED for r in answers.results_from(stage, first))
 
         stage.recovers(name, scored, lambda: "it does not")
     stage.until(lambda: answers.answered(stage))
