@@ -20,12 +20,18 @@ class Status(StrEnum):
 
 
 class Route(StrEnum):
-    """Which arm of the release answered."""
+    """Which arm of the release answered. `assigned`: a pin or a routing rule chose the version, not the split."""
 
     CHAMPION = "champion"
     CANARY = "canary"
+    ASSIGNED = "assigned"
     SHADOW = "shadow"
     RULE = "rule"
+
+
+# How the reasons of an assigned answer begin; whoever compares the arms of a split passes by what these chose.
+PINNED = "pinned"
+ROUTED = "routed"
 
 
 class Result(Event):

@@ -117,7 +117,7 @@ def answer(
         clock_ms: The wall clock, read once after the models have answered.
     """
     rows = _Rows(batch, rules)
-    arms = serving.state.arms([request.key for request in batch.requests])
+    arms = _arms(batch.requests, serving)
     scored = _by_arm(rows, arms, serving) if batch.vectors is not None else []
     shadow = _by_shadow(rows, serving) if batch.vectors is not None else None
     scored_at_ms = clock_ms()
@@ -150,7 +150,7 @@ def expired(
     request: Event, traceparent: str | None, serving: Serving, due_ms: int, now_ms: int
 ) -> Answer:
     """Answer a request that came too late for a score; nothing was read for it and no model was asked."""
-    arm = serving.state.arms([request.key])[0]
+    arm = _arms([request], serving)[0]
     version, route, reasons = _answering(arm, serving)
     base = _base(request, traceparent, serving)
     result = base | {
@@ -166,6 +166,13 @@ def expired(
         "scored_at_ms": now_ms,
     }
     return Answer(_ENCODER.encode(result), base["traceparent"], Status.EXPIRED)
+
+
+def _arms(requests: Sequence[Event], serving: Serving) -> list[Arm]:
+    """Who is to answer each request."""
+    state = serving.state
+    attributes = {name: [getattr(r, name, None) for r in requests] for name in state.fields}
+    return state.arms([request.key for request in requests], attributes)
 
 
 def _base(request: Event, parent: str | None, serving: Serving) -> dict[str, Any]:
@@ -261,7 +268,7 @@ def _by_shadow(rows: _Rows, serving: Serving) -> list[_Scored] | None:
 def _answering(arm: Arm, serving: Serving) -> tuple[str, Route, tuple[str, ...]]:
     """Who answers for an arm: itself, or the champion where the arm's version was refused."""
     if arm.version in serving.models:
-        return arm.version, arm.route, ()
+        return arm.version, arm.route, (arm.why,) if arm.why else ()
     champion = serving.state.versions[0]
     return champion, Route.CHAMPION, (f"{arm.route}_refused: {arm.version}",)
 
