@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log, log1p
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,12 @@ def log_losses(scores: Floats, labels: Floats) -> Floats:
     clipped = np.clip(scores, SCORE_MARGIN, 1 - SCORE_MARGIN)
     losses: Floats = -np.where(labels > 0, np.log(clipped), np.log1p(-clipped))
     return losses
+
+
+def log_loss(score: float, *, label: bool) -> float:
+    """One row of `log_losses`."""
+    clipped = min(max(score, SCORE_MARGIN), 1 - SCORE_MARGIN)
+    return -log(clipped) if label else -log1p(-clipped)
 
 
 def auc(scores: Floats, labels: Floats) -> float | None:

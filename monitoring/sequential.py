@@ -26,6 +26,39 @@ Floats = NDArray[np.float64]
 _EXPONENT_MAX = 700.0
 
 
+@dataclass
+class Moments:
+    """Count, sum and sum of squares: mean and variance of rows that come and are replaced one by one."""
+
+    rows: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def add(self, value: float) -> None:
+        """Take a row in."""
+        self.rows += 1
+        self.total += value
+        self.squares += value * value
+
+    def remove(self, value: float) -> None:
+        """Take back a row that was taken in."""
+        self.rows -= 1
+        self.total -= value
+        self.squares -= value * value
+
+    @property
+    def mean(self) -> float:
+        """0 without rows."""
+        return self.total / self.rows if self.rows else 0.0
+
+    @property
+    def variance(self) -> float:
+        """The sample's; 0 below two rows."""
+        if self.rows < 2:  # noqa: PLR2004 - a variance needs two
+            return 0.0
+        return max(self.squares - self.total * self.mean, 0.0) / (self.rows - 1)
+
+
 @dataclass(frozen=True)
 class Difference:
     """An estimated difference of two means (treated minus control) and its variance."""
@@ -40,6 +73,14 @@ class Difference:
             return cls(0.0, float("inf"))
         variance = treated.var(ddof=1) / len(treated) + control.var(ddof=1) / len(control)
         return cls(float(treated.mean() - control.mean()), float(variance))
+
+    @classmethod
+    def of_moments(cls, treated: Moments, control: Moments) -> Difference:
+        """From the moments of both arms; no information below two rows in either."""
+        if min(treated.rows, control.rows) < 2:  # noqa: PLR2004 - as above
+            return cls(0.0, float("inf"))
+        variance = treated.variance / treated.rows + control.variance / control.rows
+        return cls(treated.mean - control.mean, variance)
 
     @classmethod
     def of_rates(cls, treated: tuple[int, int], control: tuple[int, int]) -> Difference:

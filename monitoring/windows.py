@@ -27,6 +27,8 @@ class ResultRow(msgspec.Struct, frozen=True):
     route: str
     epoch: int
     features: dict[str, float | None]
+    reasons: tuple[str, ...] = ()
+    timings_us: dict[str, int] = {}
 
 
 class JoinedRow(msgspec.Struct, frozen=True):
