@@ -22,7 +22,6 @@ from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from monitoring.accuracy import Accuracy, accuracy, log_loss
 from monitoring.judgement import auc_variance
@@ -209,9 +208,9 @@ class Trial:
         policy, canary, champion = self._policy, self._canary, self._champion
         if min(len(canary.scores), len(champion.scores)) < policy.answers_min:
             return None
-        found = stats.ks_2samp(canary.scores, champion.scores, method="asymp")
-        if found.statistic >= policy.score_distance_max:
-            return f"scores are {found.statistic:.2f} apart from the champion's (KS distance)"
+        distance = ks_distance(np.array(canary.scores), np.array(champion.scores))
+        if distance >= policy.score_distance_max:
+            return f"scores are {distance:.2f} apart from the champion's (KS distance)"
         return None
 
     def _worse(self) -> str | None:
@@ -267,6 +266,13 @@ class Trial:
             canary_metrics=self._canary.metrics(),
             rows=len(self._canary.joined),
         )
+
+
+def ks_distance(one: Floats, other: Floats) -> float:
+    """The greatest difference of two empirical distributions; `scipy.stats.ks_2samp` without its p-value, which costs most."""
+    places = np.concatenate([one, other])
+    below = [np.searchsorted(np.sort(s), places, side="right") / len(s) for s in (one, other)]
+    return float(np.abs(below[0] - below[1]).max())
 
 
 def _has(row: ResultRow, *marks: str) -> bool:

@@ -4,12 +4,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
 from monitoring.flights import POLICY
-from monitoring.guard import Ruling, Trial
+from monitoring.guard import Ruling, Trial, ks_distance
 from monitoring.policy import DAY_MS
 from monitoring.windows import JoinedRow, ResultRow
-from schemas.control import VerdictKind
+from schemas.control import Release, VerdictKind
 from tests.monitoring import rig
 
 GUARD = POLICY.guard
@@ -105,3 +108,75 @@ def test_repeated_joined_rows_change_nothing() -> None:
             for _ in range(repeats):
                 trial.add_joined(joined)
     assert trials[0].look() == trials[1].look() is not None
+
+
+scores = st.lists(st.floats(0, 1, width=16), min_size=1, max_size=30)
+
+
+@given(scores, scores)
+def test_the_distance_is_that_of_scipy(one: list[float], other: list[float]) -> None:
+    found = stats.ks_2samp(one, other, method="asymp").statistic
+    assert ks_distance(np.array(one), np.array(other)) == pytest.approx(found)
+
+
+def feed(trial: Trial, rows: int, **of_canary: object) -> Ruling | None:
+    """Answers of both arms, one canary's in ten; `of_canary` replaces fields of the canary's rows."""
+    generator = np.random.default_rng(1)
+    for index in range(rows):
+        on_canary = index % 10 == 0
+        fields: dict[str, object] = {
+            "event_time_ms": rig.T0_MS + index,
+            "request_id": str(index),
+            "status": "scored",
+            "score": float(generator.random()),
+            "version": "v2" if on_canary else "v1",
+            "route": "canary" if on_canary else "champion",
+            "epoch": 2,
+            "features": {},
+            "timings_us": {"predict": 300},
+        }
+        trial.add_result(ResultRow(**fields | (of_canary if on_canary else {})))  # type: ignore[arg-type]
+        if index % 50 == 0 and (ruling := trial.look()) is not None:
+            return ruling
+    return None
+
+
+def test_a_slow_canary_is_rolled_back_and_a_quick_one_is_not() -> None:
+    ruling = feed(Trial(RELEASE, GUARD), 2_000, timings_us={"predict": 200_000})
+    assert ruling is not None
+    assert "over 100 ms rose by 9" in ruling.reason
+    assert ruling.canary_metrics["predict_ms"] == pytest.approx(200)
+    assert ruling.champion_metrics["slow_rate"] == 0
+    assert feed(Trial(RELEASE, GUARD), 2_000, timings_us={"predict": 90_000}) is None
+
+
+def test_a_canary_that_no_replica_loads_is_rolled_back() -> None:
+    refused = {"version": "v1", "route": "champion", "reasons": ("canary_refused: v2",)}
+    ruling = feed(Trial(RELEASE, GUARD), 2_000, **refused)
+    assert ruling is not None
+    assert "unscored answers rose" in ruling.reason
+
+
+@pytest.mark.parametrize(
+    "assigned",
+    [
+        {"route": "assigned", "reasons": ("pinned: v2",)},
+        {"route": "rule", "status": "fallback", "reasons": ("pinned: v2", "model_error: x")},
+        {"route": "assigned", "version": "v1", "reasons": ("routed: tier=high never goes …",)},
+    ],
+)
+def test_what_was_assigned_is_nobodys_evidence(assigned: dict[str, object]) -> None:
+    trial = Trial(RELEASE, GUARD)
+    assert feed(trial, 2_000, **assigned | {"score": 1.0}) is None
+    assert trial.canary_progress()["canary_answers"] == 0
+
+
+def test_a_trial_goes_on_over_releases_that_leave_the_split_alone() -> None:
+    trial = Trial(RELEASE, GUARD)
+
+    def later(**changes: object) -> Release:
+        return RELEASE.model_copy(update={"epoch": 3, **changes})
+
+    assert trial.goes_on(later(pins={"a": "v1"}, shadow="v9"))
+    for changed in ({"canary_share": 0.2}, {"canary": "v3"}, {"champion": "v3"}, {"salt": "x"}):
+        assert not trial.goes_on(later(**changed))
