@@ -11,7 +11,7 @@ to `GuardPolicy.alpha`, the bound on rolling back a canary that is as good as it
 Only what the split decided is compared: answers that a pin or a routing rule assigned are passed by, for their requests are of
 another kind.
 
-Trap: requests of one entity stay in one arm (sticky split), so rows are not wholly independent, and the bound is nominal.
+Requests of one entity stay in one arm (sticky split) and hang together, so every variance is taken over entities, not rows.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from monitoring.accuracy import Accuracy, accuracy, log_loss
-from monitoring.judgement import auc_variance
+from monitoring.accuracy import accuracy, auc_variance_by_entity, log_loss
 from monitoring.policy import GuardPolicy
 from monitoring.sequential import Difference, Moments, always_valid_p, fixed_p
 from monitoring.windows import JoinedRow, ResultRow
@@ -56,48 +55,64 @@ class Ruling:
 class Arm:
     """What one side of the split has answered, and what became of it."""
 
-    answers: int = 0
-    faults: int = 0
-    slow: int = 0
-    predict_ms: Moments = field(default_factory=Moments)
+    faults: Moments = field(default_factory=Moments)
+    slow: Moments = field(default_factory=Moments)
+    predict_ms: float = 0.0
     scores: deque[float] = field(default_factory=lambda: deque(maxlen=SCORES_MAX))
-    joined: dict[str, tuple[float, bool]] = field(default_factory=dict)
+    joined: dict[str, tuple[float, bool, str]] = field(default_factory=dict)
     losses: Moments = field(default_factory=Moments)
+
+    @property
+    def answers(self) -> int:
+        """How many."""
+        return self.faults.rows
 
     def answer(self, row: ResultRow, *, slow_ms: float, faulty: bool = False) -> None:
         """Count one result."""
-        self.answers += 1
+        entity = row.entity or row.request_id
         # An expired request came too late for either arm; it says nothing about the model.
-        self.faults += faulty or row.status in (Status.FALLBACK, Status.REJECTED)
+        faulty = faulty or row.status in (Status.FALLBACK, Status.REJECTED)
+        self.faults.add(float(faulty), entity)
         predict_us = row.timings_us.get("predict")
         if predict_us is not None:
-            self.predict_ms.add(predict_us / 1000)
-            self.slow += predict_us > slow_ms * 1000
+            self.predict_ms += predict_us / 1000
+            self.slow.add(float(predict_us > slow_ms * 1000), entity)
         if row.score is not None and row.status == Status.SCORED:
             self.scores.append(row.score)
 
-    def join(self, request_id: str, score: float, *, late: bool) -> None:
+    def join(self, row: JoinedRow) -> None:
         """Count one outcome; a repeat replaces the one before."""
-        before = self.joined.get(request_id)
+        before = self.joined.get(row.request_id)
         if before is not None:
-            self.losses.remove(log_loss(before[0], label=before[1]))
-        self.joined[request_id] = score, late
-        self.losses.add(log_loss(score, label=late))
+            self.losses.remove(log_loss(before[0], label=before[1]), before[2])
+        score, entity = float(row.score or 0.0), row.entity or row.request_id
+        self.joined[row.request_id] = score, row.late, entity
+        self.losses.add(log_loss(score, label=row.late), entity)
+
+    @property
+    def predict_ms_mean(self) -> float:
+        """Of the answers that say how long their model took."""
+        return self.predict_ms / max(self.slow.rows, 1)
 
     def outcomes(self) -> tuple[Floats, Floats]:
         """Scores and labels of the joined rows."""
-        table = np.array(list(self.joined.values()), dtype=np.float64).reshape(-1, 2)
+        rows = [(score, late) for score, late, _ in self.joined.values()]
+        table = np.array(rows, dtype=np.float64).reshape(-1, 2)
         return table[:, 0], table[:, 1]
+
+    def auc_variance(self) -> float:
+        """Over entities."""
+        return auc_variance_by_entity(*self.outcomes(), [of for *_, of in self.joined.values()])
 
     def metrics(self) -> dict[str, float]:
         """For the verdict; what is not defined is left out."""
         live = accuracy(*self.outcomes())
         known = {name: value for name, value in live.metrics().items() if value is not None}
         if self.answers:
-            known["fault_rate"] = self.faults / self.answers
-        if self.predict_ms.rows:
-            known["slow_rate"] = self.slow / self.predict_ms.rows
-            known["predict_ms"] = self.predict_ms.mean
+            known["fault_rate"] = self.faults.mean
+        if self.slow.rows:
+            known["slow_rate"] = self.slow.mean
+            known["predict_ms"] = self.predict_ms_mean
         if self.scores:
             known["score"] = float(np.mean(self.scores))
         return {**known, "answers": float(self.answers), "joined": float(live.rows)}
@@ -152,7 +167,7 @@ class Trial:
         arm = self._arms.get(row.version)
         scored = row.score is not None and row.status == Status.SCORED
         if arm is not None and scored and row.route in (Route.CHAMPION, Route.CANARY):
-            arm.join(row.request_id, float(row.score or 0.0), late=row.late)
+            arm.join(row)
 
     @property
     def clock_ms(self) -> int:
@@ -181,9 +196,7 @@ class Trial:
         policy, canary, champion = self._policy, self._canary, self._champion
         if canary.answers < policy.answers_min:
             return None
-        rise = Difference.of_rates(
-            (canary.faults, canary.answers), (champion.faults, champion.answers)
-        )
+        rise = Difference.of_marks(canary.faults, champion.faults)
         p = always_valid_p(rise, policy.mixture_sd)
         if p <= policy.alpha_faults and rise.value >= policy.fault_rise_min:
             return f"unscored answers rose by {rise.value:.1%} (always-valid p {p:.2g})"
@@ -191,15 +204,15 @@ class Trial:
 
     def _slowness(self) -> str | None:
         policy, canary, champion = self._policy, self._canary, self._champion
-        timed = canary.predict_ms.rows, champion.predict_ms.rows
-        if policy.slow_ms is None or min(timed) < policy.answers_min:
+        timed = min(canary.slow.rows, champion.slow.rows)
+        if policy.slow_ms is None or timed < policy.answers_min:
             return None
-        rise = Difference.of_rates((canary.slow, timed[0]), (champion.slow, timed[1]))
+        rise = Difference.of_marks(canary.slow, champion.slow)
         p = always_valid_p(rise, policy.mixture_sd)
         if p <= policy.alpha_slow and rise.value >= policy.slow_rise_min:
             return (
                 f"answers that took the model over {policy.slow_ms:g} ms rose by {rise.value:.1%} "
-                f"(mean {canary.predict_ms.mean:.1f} ms against {champion.predict_ms.mean:.1f}; "
+                f"(mean {canary.predict_ms_mean:.1f} ms against {champion.predict_ms_mean:.1f}; "
                 f"always-valid p {p:.2g})"
             )
         return None
@@ -250,13 +263,14 @@ class Trial:
         return self._joined_ms >= deadline_ms or self._results_ms >= deadline_ms + patience_ms
 
     def _loss_difference(self) -> Difference:
-        return Difference.of_moments(self._canary.losses, self._champion.losses)
+        return Difference.of_means(self._canary.losses, self._champion.losses)
 
     def _auc_drop(self) -> Difference:
         champion, canary = (accuracy(*a.outcomes()) for a in (self._champion, self._canary))
         if champion.auc is None or canary.auc is None:
             return Difference(0.0, inf)
-        return Difference(champion.auc - canary.auc, _variance(champion) + _variance(canary))
+        variance = self._champion.auc_variance() + self._canary.auc_variance()
+        return Difference(champion.auc - canary.auc, variance)
 
     def _rule(self, verdict: VerdictKind, reason: str) -> Ruling:
         return Ruling(
@@ -277,7 +291,3 @@ def ks_distance(one: Floats, other: Floats) -> float:
 
 def _has(row: ResultRow, *marks: str) -> bool:
     return any(reason.startswith(marks) for reason in row.reasons)
-
-
-def _variance(found: Accuracy) -> float:
-    return auc_variance(found.auc or 0.5, found.rows, found.label_rate or 0.5)

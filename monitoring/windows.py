@@ -29,6 +29,7 @@ class ResultRow(msgspec.Struct, frozen=True):
     features: dict[str, float | None]
     reasons: tuple[str, ...] = ()
     timings_us: dict[str, int] = {}
+    entity: str = ""
 
 
 class JoinedRow(msgspec.Struct, frozen=True):
@@ -42,6 +43,7 @@ class JoinedRow(msgspec.Struct, frozen=True):
     route: str
     epoch: int
     late: bool
+    entity: str = ""
 
 
 class Clock:

@@ -69,7 +69,7 @@ class Result(Event):
 
 
 class Joined(Event):
-    """A result beside its outcome; an upsert by request id, so repeats are harmless."""
+    """A result beside its outcome; an upsert by request id, so repeats are harmless. `entity` is empty in old ones."""
 
     id_field: ClassVar[str] = "request_id"
     key_field: ClassVar[str] = "request_id"
@@ -83,3 +83,4 @@ class Joined(Event):
     epoch: int
     late: bool
     outcome_time_ms: int
+    entity: str = ""

@@ -110,7 +110,7 @@ def test_repeated_joined_rows_change_nothing() -> None:
     assert trials[0].look() == trials[1].look() is not None
 
 
-scores = st.lists(st.floats(0, 1, width=16), min_size=1, max_size=30)
+scores = st.lists(st.floats(0, 1, width=16), min_size=2, max_size=30)
 
 
 @given(scores, scores)
