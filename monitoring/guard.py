@@ -74,7 +74,8 @@ class Arm:
         faulty = faulty or row.status in (Status.FALLBACK, Status.REJECTED)
         self.faults.add(float(faulty), entity)
         predict_us = row.timings_us.get("predict")
-        if predict_us is not None:
+        # Where this version failed, the time is that of another.
+        if predict_us is not None and not faulty:
             self.predict_ms += predict_us / 1000
             self.slow.add(float(predict_us > slow_ms * 1000), entity)
         if row.score is not None and row.status == Status.SCORED:
@@ -122,8 +123,8 @@ class Trial:
     """One canary beside one champion, from the release that began it on.
 
     Feed it every result and joined row of its epochs, in any order of the two topics; repeated joined rows are harmless,
-    repeated results are not (readers of committed results see each once). An answer of the rule counts for the arm
-    whose version it carries.
+    repeated results are not (readers of committed results see each once). An answer counts for the version that was asked
+    first, whoever gave it then: another model, or the rule.
     """
 
     def __init__(self, release: Release, policy: GuardPolicy) -> None:
@@ -157,8 +158,8 @@ class Trial:
             return
         if row.route == Route.CHAMPION and _has(row, REFUSED):
             self._canary.answer(row, slow_ms=self._slow_ms, faulty=True)
-        elif (arm := self._arms.get(row.version)) is not None:
-            arm.answer(row, slow_ms=self._slow_ms)
+        elif (arm := self._arms.get(row.failed[0] if row.failed else row.version)) is not None:
+            arm.answer(row, slow_ms=self._slow_ms, faulty=bool(row.failed))
 
     def add_joined(self, row: JoinedRow) -> None:
         """Count one joined row of these epochs; a repeat replaces the one before."""

@@ -29,6 +29,7 @@ class ResultRow(msgspec.Struct, frozen=True):
     features: dict[str, float | None]
     reasons: tuple[str, ...] = ()
     timings_us: dict[str, int] = {}
+    failed: tuple[str, ...] = ()
     entity: str = ""
 
 

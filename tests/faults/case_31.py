@@ -207,7 +207,7 @@ def _is_of(result: Result, version: str) -> bool:
     """Whether the split asked this version, whoever answered then."""
     if result.route is Route.ASSIGNED:
         return False
-    return result.version == version or any(version in reason for reason in result.reasons)
+    return (*result.failed, result.version)[0] == version
 
 
 def _drawn(key: str, version: str) -> bool:

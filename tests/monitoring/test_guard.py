@@ -150,9 +150,17 @@ def test_a_slow_canary_is_rolled_back_and_a_quick_one_is_not() -> None:
     assert feed(Trial(RELEASE, GUARD), 2_000, timings_us={"predict": 90_000}) is None
 
 
-def test_a_canary_that_no_replica_loads_is_rolled_back() -> None:
-    refused = {"version": "v1", "route": "champion", "reasons": ("canary_refused: v2",)}
-    ruling = feed(Trial(RELEASE, GUARD), 2_000, **refused)
+@pytest.mark.parametrize(
+    "answered",
+    [
+        {"version": "v1", "route": "champion", "reasons": ("canary_refused: v2",)},
+        {"version": "v1", "route": "champion", "status": "fallback", "failed": ("v2",)},
+        {"version": "v2", "route": "rule", "status": "fallback", "failed": ("v2", "v1")},
+    ],
+    ids=["not loaded", "another model answered", "the rule answered"],
+)
+def test_what_others_answered_for_a_canary_is_its_fault(answered: dict[str, object]) -> None:
+    ruling = feed(Trial(RELEASE, GUARD), 2_000, **answered)
     assert ruling is not None
     assert "unscored answers rose" in ruling.reason
 
