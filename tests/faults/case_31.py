@@ -31,7 +31,7 @@ from serving.release_orders import Orders
 from serving.settings import ServingSettings
 from tests.faults import answers, bad_models
 from tests.faults import invariants as must
-from tests.faults.ledger import Sent
+from tests.faults.ledger import Sent, idempotent
 from tests.faults.meanwhile import Meanwhile
 from tests.faults.stage import Stage
 from tests.pipelines.records import committed
@@ -101,6 +101,8 @@ class Paying(Meanwhile):
             cards=CARDS,
         )
         self._payments = payments_generator.generate(world).requests()
+        # One for all: to begin one each time takes longer than a burst.
+        self._producer = idempotent(stage.rig.kafka)
         self._began_s = time.monotonic()
         self._sent = 0
 
@@ -109,7 +111,7 @@ class Paying(Meanwhile):
         # After a stall of the machine the rate goes on; what it missed is not made good at once.
         payments = [next(self._payments) for _ in range(min(owed, RATE_PER_S))]
         sent = [Sent(p.id, p.key, p.encode()) for p in payments]
-        self._stage.ledger.produce(self._stage.rig.kafka, REQUESTS, sent)
+        self._stage.ledger.produce(self._stage.rig.kafka, REQUESTS, sent, self._producer)
         self._sent += owed
 
 

@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from schemas.results import Route
 from serving.releases import ReleaseState
 from tests.monitoring import rig
 
+CANARY = "v2"
 CARDS = 20_000
 BATCH_ROWS = 10
 RATE_PER_S = 500
@@ -36,14 +37,24 @@ ROWS_MAX = 400_000
 LATE_BY_ROWS = 2_000
 
 
+def same(row: ResultRow) -> ResultRow:
+    """A canary that is its champion."""
+    return row
+
+
 def ruling_of(
-    seed: int, *, policy: GuardPolicy = POLICY.guard, share: float = 0.05, look_rows: int = 100
+    seed: int,
+    *,
+    policy: GuardPolicy = POLICY.guard,
+    share: float = 0.05,
+    look_rows: int = 100,
+    harm: Callable[[ResultRow], ResultRow] = same,
 ) -> Ruling:
-    """One A/A trial, looked at after every `look_rows` answers."""
+    """One trial, looked at after every `look_rows` answers; `harm` is what becomes of a canary's answer."""
     trial = Trial(_release(seed, share), policy)
     waiting: list[JoinedRow] = []
     for index, (result, joined) in enumerate(_traffic(seed, share)):
-        trial.add_result(result)
+        trial.add_result(harm(result) if result.version == CANARY else result)
         waiting.append(joined)
         if index >= LATE_BY_ROWS:
             trial.add_joined(waiting[index - LATE_BY_ROWS])
@@ -53,7 +64,7 @@ def ruling_of(
 
 
 def _release(seed: int, share: float) -> Release:
-    return rig.release("c", epoch=2, canary="v2").model_copy(
+    return rig.release("c", epoch=2, canary=CANARY).model_copy(
         update={"canary_share": share, "salt": f"run{seed}"}
     )
 
@@ -79,7 +90,7 @@ def _traffic(seed: int, share: float) -> Iterator[tuple[ResultRow, JoinedRow]]:
         arm = on_canary[card]
         batch = index // BATCH_ROWS
         fell = bool(out[batch] or failed[index])
-        status, version = "fallback" if fell else "scored", "v2" if arm else "v1"
+        status, version = "fallback" if fell else "scored", CANARY if arm else "v1"
         route = "rule" if fell else "canary" if arm else "champion"
         at_ms = rig.T0_MS + index * 1_000 // RATE_PER_S
         name, timings = str(index), {"predict": int(took_us[batch, int(arm)])}
