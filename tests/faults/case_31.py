@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +74,7 @@ def run(stage: Stage) -> None:
             time.sleep(BEFORE_S)
             stage.inject(f"a canary of {SHARE:.0%} that {harm}")
             began = orders.canary(version, SHARE, harm)
-            ended = stage.until(lambda at=began.epoch: _now(stage).epoch > at, GIVEN_UP_S)
+            ended = stage.until(partial(_is_over, stage, began), GIVEN_UP_S)
             _check_release(stage, began, harm, in_time=ended is not None)
         time.sleep(BEFORE_S)
         paying.finish()
@@ -154,6 +155,10 @@ def _now(stage: Stage) -> Release:
     now = release_log.current(stage.rig.kafka, CASE)
     assert now is not None, "there was a first release"
     return now
+
+
+def _is_over(stage: Stage, began: Release) -> bool:
+    return _now(stage).epoch > began.epoch
 
 
 def _check_release(stage: Stage, began: Release, harm: str, *, in_time: bool) -> None:

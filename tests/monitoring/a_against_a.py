@@ -95,8 +95,19 @@ def _traffic(seed: int, share: float) -> Iterator[tuple[ResultRow, JoinedRow]]:
         at_ms = rig.T0_MS + index * 1_000 // RATE_PER_S
         name, timings = str(index), {"predict": int(took_us[batch, int(arm)])}
         yield (
-            ResultRow(at_ms, name, status, score, version, route, 2, {}, (), timings, str(card)),
-            JoinedRow(at_ms, name, status, score, version, route, 2, fraud, str(card)),
+            ResultRow(
+                at_ms,
+                name,
+                status,
+                score,
+                version,
+                route,
+                2,
+                {},
+                timings_us=timings,
+                entity=str(card),
+            ),
+            JoinedRow(at_ms, name, status, score, version, route, 2, fraud, entity=str(card)),
         )
 
 
