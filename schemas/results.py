@@ -59,6 +59,7 @@ class Result(Event):
     route: Route
     epoch: Annotated[int, Field(ge=0)]
     reasons: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
     features: dict[str, float | None]
     ages_ms: dict[str, int | None]
     ahead: tuple[str, ...] = ()
