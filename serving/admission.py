@@ -118,8 +118,8 @@ def decide(
     release = docket.state.release
     if ruling is not None and release is not None:
         follow = promoted if ruling.verdict is VerdictKind.PROMOTE else rolled_back
-        reason = f"guard: {ruling.reason}"
-        return (follow(release, **_stamp(release, ruling.event_time_ms, reason, "guard")),)
+        stamp = _stamp(release, ruling.event_time_ms, ruling.reason, "guard")
+        return (follow(release, **stamp),)
     candidate = docket.candidate()
     if candidate is None or release is None:
         return None
