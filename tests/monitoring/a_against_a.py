@@ -49,18 +49,19 @@ def ruling_of(
     share: float = 0.05,
     look_rows: int = 100,
     harm: Callable[[ResultRow], ResultRow] = same,
+    rows: int = ROWS_MAX,
 ) -> Ruling:
     """One trial, looked at after every `look_rows` answers; `harm` is what becomes of a canary's answer."""
     trial = Trial(_release(seed, share), policy)
     waiting: list[JoinedRow] = []
-    for index, (result, joined) in enumerate(_traffic(seed, share)):
+    for index, (result, joined) in enumerate(_traffic(seed, share, rows)):
         trial.add_result(harm(result) if result.version == CANARY else result)
         waiting.append(joined)
         if index >= LATE_BY_ROWS:
             trial.add_joined(waiting[index - LATE_BY_ROWS])
         if index % look_rows == 0 and (ruling := trial.look()) is not None:
             return ruling
-    raise AssertionError(f"no decision within {ROWS_MAX} answers")
+    raise AssertionError(f"no decision within {rows} answers")
 
 
 def _release(seed: int, share: float) -> Release:
@@ -69,21 +70,21 @@ def _release(seed: int, share: float) -> Release:
     )
 
 
-def _traffic(seed: int, share: float) -> Iterator[tuple[ResultRow, JoinedRow]]:
+def _traffic(seed: int, share: float, rows: int) -> Iterator[tuple[ResultRow, JoinedRow]]:
     dice = np.random.default_rng(seed)
     state = ReleaseState("c", _release(seed, share))
     on_canary = [a.route is Route.CANARY for a in state.arms([f"card{n}" for n in range(CARDS)])]
     known, unknown = dice.normal(0, 1.0, CARDS), dice.normal(0, 0.7, CARDS)
     activity = dice.lognormal(0, 1.0, CARDS)
-    cards = dice.choice(CARDS, ROWS_MAX, p=activity / activity.sum())
-    of_payment = dice.normal(0, 1.0, ROWS_MAX)
+    cards = dice.choice(CARDS, rows, p=activity / activity.sum())
+    of_payment = dice.normal(0, 1.0, rows)
     scores = _sigmoid(-3.5 + known[cards] + of_payment)
-    frauds = dice.random(ROWS_MAX) < _sigmoid(-3.5 + known[cards] + unknown[cards] + of_payment)
-    batches = ROWS_MAX // BATCH_ROWS
+    frauds = dice.random(rows) < _sigmoid(-3.5 + known[cards] + unknown[cards] + of_payment)
+    batches = rows // BATCH_ROWS
     took_us = dice.lognormal(np.log(300), 0.5, (batches, 2))
     took_us[dice.random(batches) < STALL_CHANCE] += 50_000
     out = dice.random(batches) < OUTAGE_CHANCE
-    failed = dice.random(ROWS_MAX) < FALLBACK_CHANCE
+    failed = dice.random(rows) < FALLBACK_CHANCE
     for index, (card, score, fraud) in enumerate(
         zip(cards.tolist(), scores.tolist(), frauds.tolist(), strict=True)
     ):

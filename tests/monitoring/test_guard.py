@@ -116,7 +116,9 @@ def test_repeated_joined_rows_change_nothing() -> None:
 def test_of_twenty_payments_canaries_that_are_their_champion_one_at_most_is_rolled_back() -> None:
     """In a quarter of the traffic that payments wait for; 200 whole ones are a command's (`a_against_a`)."""
     policy = replace(PAYMENTS.guard, rows_decide=1_250)
-    rulings = [a_against_a.ruling_of(s, policy=policy, look_rows=500) for s in range(20)]
+    rulings = [
+        a_against_a.ruling_of(s, policy=policy, look_rows=500, rows=60_000) for s in range(20)
+    ]
     assert sum(r.verdict == VerdictKind.ROLL_BACK for r in rulings) <= 1
 
 
@@ -135,7 +137,7 @@ def test_harm_to_payments_shows_in_its_first_answers(harm: dict[str, object], sa
     def done(row: ResultRow) -> ResultRow:
         return msgspec.structs.replace(row, **harm)
 
-    ruling = a_against_a.ruling_of(1, harm=done)
+    ruling = a_against_a.ruling_of(1, harm=done, rows=20_000)
     assert ruling.verdict == VerdictKind.ROLL_BACK
     assert said in ruling.reason
     assert ruling.canary_metrics["answers"] <= 250
