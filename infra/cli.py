@@ -26,7 +26,7 @@ VERBS = {
     "features": "Test, plan, certify and apply feature definitions; parity; what they hold.",
     "topics": "The one table of topics: list it, create what is missing.",
     "schemas": "Export contracts as JSON Schema; check that changes are compatible.",
-    "release": "List releases, promote a version, roll back.",
+    "release": "Who answers: list, canary, promote, roll back, shadow, pin, rules.",
     "worker": "Run one of headrace's workers in the foreground.",
     "step": "",
     "supervise": "",

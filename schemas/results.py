@@ -20,12 +20,18 @@ class Status(StrEnum):
 
 
 class Route(StrEnum):
-    """Which arm of the release answered."""
+    """Which arm of the release answered. `assigned`: a pin or a routing rule chose the version, not the split."""
 
     CHAMPION = "champion"
     CANARY = "canary"
+    ASSIGNED = "assigned"
     SHADOW = "shadow"
     RULE = "rule"
+
+
+# How the reasons of an assigned answer begin; whoever compares the arms of a split passes by what these chose.
+PINNED = "pinned"
+ROUTED = "routed"
 
 
 class Result(Event):
@@ -65,7 +71,7 @@ class Result(Event):
 
 
 class Joined(Event):
-    """A result beside its outcome; an upsert by request id, so repeats are harmless."""
+    """A result beside its outcome; an upsert by request id, so repeats are harmless. `entity` is empty in old ones."""
 
     id_field: ClassVar[str] = "request_id"
     key_field: ClassVar[str] = "request_id"
@@ -79,3 +85,4 @@ class Joined(Event):
     epoch: int
     late: bool
     outcome_time_ms: int
+    entity: str = ""

@@ -84,7 +84,7 @@ def replies(
 def answering(arm: Arm, serving: Serving) -> Reply:
     """Who is to answer for an arm: itself, or the champion where the arm's version was refused."""
     if arm.version in serving.models:
-        return Reply(arm.version, arm.route)
+        return Reply(arm.version, arm.route, [arm.why] if arm.why else [])
     champion = serving.state.versions[0]
     return Reply(champion, Route.CHAMPION, [f"{arm.route}_refused: {arm.version}"])
 

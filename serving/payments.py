@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from schemas.control import CanaryRule, RoutingRule
 from serving.declared import Fallback
 from serving.gate import Requirement
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 # One card in twenty answers to a candidate: fraud is rare, but payments are many.
 CANARY_SHARE = 0.05
+
+# A wrong answer is dearest at cards of the highest tier, one in fifty: they wait for a version that has been promoted.
+ROUTING = (RoutingRule(field="risk_tier", value="high", canary=CanaryRule.NEVER),)
 
 # What a candidate owes before it may take traffic, measured with the champion on the candidate's own held-out rows.
 GATE = (

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from features.vectors import Vectors
     from schemas.events import Event
     from schemas.inputs import RequestInput
-    from serving.releases import ReleaseState
+    from serving.releases import Arm, ReleaseState
 
 # What a result may say against its own features; and in its reasons, that they are older than the use case's limit.
 MARKS = ("ahead", "unsettled")
@@ -123,7 +123,7 @@ def answer(
         asking: Asks models, and remembers how they did.
     """
     rows = _Rows(batch, rules)
-    arms = serving.state.arms([request.key for request in batch.requests])
+    arms = _arms(batch.requests, serving)
     if batch.vectors is None:
         shadow, replies = None, chain.unasked(arms, serving, "features_unavailable", batch.why)
     else:
@@ -159,7 +159,7 @@ def expired(
     request: Event, traceparent: str | None, serving: Serving, due_ms: int, now_ms: int
 ) -> Answer:
     """Answer a request that came too late for a score; nothing was read for it and no model was asked."""
-    arm = serving.state.arms([request.key])[0]
+    arm = _arms([request], serving)[0]
     reply = chain.answering(arm, serving)
     base = _base(request, traceparent, serving)
     result = base | {
@@ -178,6 +178,13 @@ def expired(
         "scored_at_ms": now_ms,
     }
     return Answer(_ENCODER.encode(result), base["traceparent"], Status.EXPIRED)
+
+
+def _arms(requests: Sequence[Event], serving: Serving) -> list[Arm]:
+    """Who is to answer each request."""
+    state = serving.state
+    attributes = {name: [getattr(r, name, None) for r in requests] for name in state.fields}
+    return state.arms([request.key for request in requests], attributes)
 
 
 def _base(request: Event, parent: str | None, serving: Serving) -> dict[str, Any]:
