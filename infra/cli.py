@@ -27,6 +27,7 @@ VERBS = {
     "topics": "The one table of topics: list it, create what is missing.",
     "schemas": "Export contracts as JSON Schema; check that changes are compatible.",
     "release": "List releases, promote a version, roll back.",
+    "explain": "One decision, whole: request, features, who answered and why, timings, outcome.",
     "worker": "Run one of headrace's workers in the foreground.",
     "step": "",
     "supervise": "",
