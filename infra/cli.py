@@ -28,6 +28,7 @@ VERBS = {
     "schemas": "Export contracts as JSON Schema; check that changes are compatible.",
     "release": "List releases, promote a version, roll back.",
     "explain": "One decision, whole: request, features, who answered and why, timings, outcome.",
+    "replay": "Score past decisions again from their logged vectors; print what differs.",
     "worker": "Run one of headrace's workers in the foreground.",
     "step": "",
     "supervise": "",
