@@ -10,7 +10,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import structlog
@@ -30,12 +32,15 @@ from schemas.events import Event
 from schemas.quarantine import dead_letter
 from schemas.settings import KafkaSettings
 from serving import runtime, scoring
+from serving.batcher import Lane
 from serving.channel import Channel, Outgoing
 from serving.own_reader import OwnReader
 from serving.recent import Recent, answered, repeated
 from serving.release_watch import ReleaseWatch
 from serving.scoring import Answer, Batch, Rules, Serving
 from serving.settings import ServingSettings
+from serving.stages import DEAD_LETTERED, Labels, Row, Stages
+from serving.stopwatch import Took
 
 log = structlog.get_logger()
 
@@ -91,6 +96,7 @@ class Scorer:
         self._deadline_ms: int | None = getattr(rules, "DEADLINE_MS", None)
         self._recent = Recent(settings.recent_ids)
         self._counts: Counter[str] = Counter()
+        self._stages = Stages()
         self._epoch = 0
         self._owned: frozenset[int] = frozenset()
         self._store_retry_at_s = 0.0
@@ -136,6 +142,10 @@ class Scorer:
             "epoch": self._epoch,
             "partitions": len(self._owned),
         }
+
+    def stages(self) -> dict[str, Any]:
+        """How long each stage took since the start, and what was answered (`serving.stages`)."""
+        return self._stages.snapshot()
 
     def _open(self) -> Channel:
         return Channel(
@@ -194,13 +204,17 @@ class Scorer:
         self._epoch, self._owned = serving.state.epoch, channel.owned
         if not messages:
             return
+        took = Took(taken_ms=_now_ms())
         self._recall(channel, messages)
         verdicts = self._verdicts(messages)
         self._own.consume(verdicts, channel.owned)
         requests, refused = self._judge(verdicts)
-        answers = self._in_time(requests, serving, channel)
+        answers = self._in_time(requests, serving, channel, took)
         outgoing, counts = self._outgoing(requests, answers, refused)
-        if channel.commit(outgoing, messages):
+        with took.committing():
+            committed = channel.commit(outgoing, messages)
+        if committed:
+            self._stages.observe(took, _rows(requests, answers, refused), _now_ms())
             for message, event in requests:
                 self._recent.add(int(message.partition() or 0), [(event.id, _digest(message))])
             self._counts.update(counts)
@@ -240,35 +254,46 @@ class Scorer:
         return requests, refused
 
     def _in_time(
-        self, requests: list[tuple[Message, Event]], serving: Serving, channel: Channel
+        self,
+        requests: list[tuple[Message, Event]],
+        serving: Serving,
+        channel: Channel,
+        took: Took,
     ) -> list[Answer | Refusal]:
         """Answers in the order of the requests; those whose deadline has passed are told so and not scored."""
         now_ms = _now_ms()
         due = [channel.due_ms(message) for message, _ in requests]
+        waited_us = [took.waited_us(message.timestamp()[1]) for message, _ in requests]
         late = {
-            row: scoring.expired(event, header(message, "traceparent"), serving, at_ms, now_ms)
+            row: scoring.expired(
+                event, header(message, "traceparent"), serving, at_ms, now_ms, waited_us[row]
+            )
             for row, ((message, event), at_ms) in enumerate(zip(requests, due, strict=True))
             if at_ms is not None and at_ms <= now_ms
         }
         live = [one for row, one in enumerate(requests) if row not in late]
-        scored = iter(self._answer(live, serving))
+        took.queue_us = [us for row, us in enumerate(waited_us) if row not in late]
+        scored = iter(self._answer(live, serving, took))
         return [late[row] if row in late else next(scored) for row in range(len(requests))]
 
     def _answer(
-        self, requests: list[tuple[Message, Event]], serving: Serving
+        self, requests: list[tuple[Message, Event]], serving: Serving, took: Took
     ) -> list[Answer | Refusal]:
         if not requests:
             return []
         events = [event for _, event in requests]
-        vectors, why = self._vectors(requests)
+        with took.reading():
+            vectors, why = self._vectors(requests)
         batch = Batch(
             requests=events,
             traceparents=[header(message, "traceparent") for message, _ in requests],
             vectors=vectors,
             read_at_ms=vectors.read_at_ms if vectors else _now_ms(),
             why=why,
+            took=took,
         )
-        return scoring.answer(batch, serving, self._rules, _now_ms)
+        timed = replace(serving, models=took.timed(serving.models))
+        return scoring.answer(batch, timed, self._rules, _now_ms)
 
     def _vectors(self, requests: list[tuple[Message, Event]]) -> tuple[Vectors | None, str]:
         """The features of a batch, or why there are none."""
@@ -335,6 +360,31 @@ class Scorer:
         return Outgoing(
             f"{self._case}.{topic}", partition, raw or event.key.encode(), value, headers
         )
+
+
+def _rows(
+    requests: list[tuple[Message, Event]],
+    answers: list[Answer | Refusal],
+    refused: list[tuple[Message, Refusal]],
+) -> list[Row]:
+    """What became of a batch, by version, route, tenant and lane."""
+    rows = []
+    for (message, event), answer in zip(requests, answers, strict=True):
+        tenant, lane = str(getattr(event, "tenant", "")), _lane(message)
+        if isinstance(answer, Refusal):
+            status, labels = DEAD_LETTERED, Labels(tenant=tenant, lane=lane)
+        else:
+            status = answer.status.value
+            labels = Labels(answer.version, str(answer.route), tenant, lane)
+        rows.append(Row(status, message.timestamp()[1], labels))
+    for message, _ in refused:
+        rows.append(Row(DEAD_LETTERED, message.timestamp()[1], Labels(lane=_lane(message))))
+    return rows
+
+
+def _lane(message: Message) -> str:
+    bulk = str(message.topic()).endswith(topics.BULK_SUFFIX)
+    return (Lane.BULK if bulk else Lane.INTERACTIVE).name.lower()
 
 
 def _fresh_ms(plan: Plan, fresh_s: Mapping[str, int]) -> dict[str, int]:

@@ -16,6 +16,7 @@ from schemas.decoding import Refusal
 from schemas.envelope import child_traceparent, new_traceparent
 from schemas.results import Route, Status
 from serving.runtime import Matrix, ModelFailed, Scores
+from serving.stopwatch import Took
 
 if TYPE_CHECKING:
     from features.tiles import Bools
@@ -83,6 +84,7 @@ class Batch:
     vectors: Vectors | None
     read_at_ms: int
     why: str = ""
+    took: Took = field(default_factory=Took)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Answer:
     status: Status
     shadow: bytes | None = None
     marks: tuple[str, ...] = ()
+    version: str = ""
+    route: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,10 @@ def answer(
             if refusal is not None:
                 out.append(refusal)
                 continue
+        result["timings_us"] = batch.took.of(row, result["version"])
         beside = _shadow_result(base, shadow[row], serving) if shadow else None
+        if beside is not None:
+            beside["timings_us"] = batch.took.of(row, beside["version"])
         out.append(
             Answer(
                 _ENCODER.encode(result),
@@ -141,13 +148,20 @@ def answer(
                 result["status"],
                 _ENCODER.encode(beside) if beside else None,
                 (*(mark for mark in MARKS if result[mark]), *([STALE] if stale else [])),
+                result["version"],
+                result["route"],
             )
         )
     return out
 
 
 def expired(
-    request: Event, traceparent: str | None, serving: Serving, due_ms: int, now_ms: int
+    request: Event,
+    traceparent: str | None,
+    serving: Serving,
+    due_ms: int,
+    now_ms: int,
+    queue_us: int | None = None,
 ) -> Answer:
     """Answer a request that came too late for a score; nothing was read for it and no model was asked."""
     arm = serving.state.arms([request.key])[0]
@@ -164,8 +178,12 @@ def expired(
         "ages_ms": {},
         "read_at_ms": now_ms,
         "scored_at_ms": now_ms,
+        "timings_us": {} if queue_us is None else {"queue": queue_us},
     }
-    return Answer(_ENCODER.encode(result), base["traceparent"], Status.EXPIRED)
+    value = _ENCODER.encode(result)
+    return Answer(
+        value, base["traceparent"], Status.EXPIRED, version=version, route=result["route"]
+    )
 
 
 def _base(request: Event, parent: str | None, serving: Serving) -> dict[str, Any]:
