@@ -32,14 +32,13 @@ from schemas.events import Event
 from schemas.quarantine import dead_letter
 from schemas.settings import KafkaSettings
 from serving import runtime, scoring
-from serving.batcher import Lane
 from serving.channel import Channel, Outgoing
+from serving.observer import Observer
 from serving.own_reader import OwnReader
 from serving.recent import Recent, answered, repeated
 from serving.release_watch import ReleaseWatch
 from serving.scoring import Answer, Batch, Rules, Serving
 from serving.settings import ServingSettings
-from serving.stages import DEAD_LETTERED, Labels, Row, Stages
 from serving.stopwatch import Took
 
 log = structlog.get_logger()
@@ -96,7 +95,7 @@ class Scorer:
         self._deadline_ms: int | None = getattr(rules, "DEADLINE_MS", None)
         self._recent = Recent(settings.recent_ids)
         self._counts: Counter[str] = Counter()
-        self._stages = Stages()
+        self._observer = Observer(settings, case, slot)
         self._epoch = 0
         self._owned: frozenset[int] = frozenset()
         self._store_retry_at_s = 0.0
@@ -125,6 +124,7 @@ class Scorer:
             if channel is not None:
                 channel.close()
             self._reader.close()
+            self._observer.close()
 
     def move_to(self, slot: int) -> None:
         """Take another slot before the next batch."""
@@ -145,7 +145,7 @@ class Scorer:
 
     def stages(self) -> dict[str, Any]:
         """How long each stage took since the start, and what was answered (`serving.stages`)."""
-        return self._stages.snapshot()
+        return self._observer.snapshot()
 
     def _open(self) -> Channel:
         return Channel(
@@ -214,7 +214,7 @@ class Scorer:
         with took.committing():
             committed = channel.commit(outgoing, messages)
         if committed:
-            self._stages.observe(took, _rows(requests, answers, refused), _now_ms())
+            self._observer.batch(took, requests, answers, refused)
             for message, event in requests:
                 self._recent.add(int(message.partition() or 0), [(event.id, _digest(message))])
             self._counts.update(counts)
@@ -360,31 +360,6 @@ class Scorer:
         return Outgoing(
             f"{self._case}.{topic}", partition, raw or event.key.encode(), value, headers
         )
-
-
-def _rows(
-    requests: list[tuple[Message, Event]],
-    answers: list[Answer | Refusal],
-    refused: list[tuple[Message, Refusal]],
-) -> list[Row]:
-    """What became of a batch, by version, route, tenant and lane."""
-    rows = []
-    for (message, event), answer in zip(requests, answers, strict=True):
-        tenant, lane = str(getattr(event, "tenant", "")), _lane(message)
-        if isinstance(answer, Refusal):
-            status, labels = DEAD_LETTERED, Labels(tenant=tenant, lane=lane)
-        else:
-            status = answer.status.value
-            labels = Labels(answer.version, str(answer.route), tenant, lane)
-        rows.append(Row(status, message.timestamp()[1], labels))
-    for message, _ in refused:
-        rows.append(Row(DEAD_LETTERED, message.timestamp()[1], Labels(lane=_lane(message))))
-    return rows
-
-
-def _lane(message: Message) -> str:
-    bulk = str(message.topic()).endswith(topics.BULK_SUFFIX)
-    return (Lane.BULK if bulk else Lane.INTERACTIVE).name.lower()
 
 
 def _fresh_ms(plan: Plan, fresh_s: Mapping[str, int]) -> dict[str, int]:
