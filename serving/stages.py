@@ -21,6 +21,7 @@ BOUNDS_US = (
     *(100, 250, 500, 1_000, 2_500, 5_000, 10_000, 20_000, 30_000, 45_000, 60_000, 100_000),
     *(250_000, 500_000, 1_000_000, 2_500_000, 10_000_000),
 )
+Times = np.ndarray[tuple[int], np.dtype[np.int64]]
 _BOUNDS = np.array(BOUNDS_US, dtype=np.int64)
 # Distinct values of a label that one replica tells apart.
 TENANTS_MAX = 20
@@ -63,11 +64,11 @@ class Histogram:
         self.counts = np.zeros(len(BOUNDS_US) + 1, dtype=np.int64)
         self.sum_us = 0
 
-    def add(self, values_us: Sequence[int]) -> None:
+    def add(self, values_us: Times) -> None:
         """Count these; a value on a bound belongs below it, as Prometheus has it."""
         places = np.searchsorted(_BOUNDS, values_us, side="left")
         self.counts += np.bincount(places, minlength=len(self.counts))
-        self.sum_us += sum(values_us)
+        self.sum_us += int(values_us.sum())
 
 
 class Stages:
@@ -87,22 +88,23 @@ class Stages:
             rows: Every request of it.
             committed_ms: Epoch ms at which its answers were there to be read.
         """
-        values: dict[tuple[str, Labels], list[int]] = defaultdict(list)
+        groups: dict[tuple[str, Labels], list[int]] = defaultdict(list)
+        for status, ingest_ms, told in rows:
+            groups[status, told].append(ingest_ms)
+        values: dict[tuple[str, Labels], Times] = {}
         counts: Counter[tuple[str, Labels]] = Counter()
-        for row in rows:
-            labels = self._bounded(row.labels)
-            counts[row.status, labels] += 1
-            waited_us = took.waited_us(row.ingest_ms)
+        for (status, told), stamps in groups.items():
+            labels, ingest_ms = self._bounded(told), np.array(stamps, dtype=np.int64)
+            counts[status, labels] += len(stamps)
             waiting = Labels(tenant=labels.tenant, lane=labels.lane)
-            values[Stage.QUEUE, waiting].append(waited_us)
-            if row.status != DEAD_LETTERED:
-                whole_us = max(0, committed_ms - row.ingest_ms) * US_PER_MS
-                values[Stage.END_TO_END, labels].append(whole_us)
+            _join(values, (Stage.QUEUE, waiting), _between_us(ingest_ms, took.taken_ms))
+            if status != DEAD_LETTERED:
+                _join(values, (Stage.END_TO_END, labels), _between_us(ingest_ms, committed_ms))
         for version, us in took.predict_us.items():
-            values[Stage.PREDICT, self._bounded(Labels(version=version))].append(us)
+            _join(values, (Stage.PREDICT, self._bounded(Labels(version=version))), _one(us))
         for stage, took_us in ((Stage.READ, took.read_us), (Stage.COMMIT, took.commit_us)):
             if took_us is not None:
-                values[stage, Labels()].append(took_us)
+                values[stage, Labels()] = _one(took_us)
         with self._lock:
             self._answers.update(counts)
             for key, some in values.items():
@@ -133,6 +135,20 @@ class Stages:
             return OTHER
         seen.add(value)
         return value
+
+
+def _between_us(ingest_ms: Times, until_ms: int) -> Times:
+    """Never below 0, clocks being two."""
+    between: Times = np.maximum(until_ms - ingest_ms, 0) * US_PER_MS
+    return between
+
+
+def _one(us: int) -> Times:
+    return np.array([us], dtype=np.int64)
+
+
+def _join(values: dict[tuple[str, Labels], Times], key: tuple[str, Labels], more: Times) -> None:
+    values[key] = np.concatenate([values[key], more]) if key in values else more
 
 
 def merged(snapshots: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Tracing:
 
     def batch(self, took: Took, answered: Sequence[Traced], committed_ms: int) -> None:
         """Tell of one committed batch."""
-        sampled = [one for one in answered if self._sampled(one.own)]
+        sampled = [one for one in answered if self._bound and self._sampled(one.own)]
         if not sampled:
             return
         parents = (context_of(one.parent) for one in sampled)

@@ -19,7 +19,7 @@ TIMES = st.lists(st.integers(0, 20_000_000), max_size=50)
 @given(TIMES)
 def test_a_value_is_counted_under_the_first_bound_that_is_not_below_it(values: list[int]) -> None:
     histogram = Histogram()
-    histogram.add(values)
+    histogram.add(np.array(values, dtype=np.int64))
     cumulative = np.cumsum(histogram.counts)
     for bound, count in zip(BOUNDS_US, cumulative, strict=False):
         assert count == sum(value <= bound for value in values)
