@@ -29,6 +29,7 @@ VERBS = {
     "release": "List releases, promote a version, roll back.",
     "explain": "One decision, whole: request, features, who answered and why, timings, outcome.",
     "replay": "Score past decisions again from their logged vectors; print what differs.",
+    "audit": "Was every request answered exactly once? Judged from the topics alone.",
     "worker": "Run one of headrace's workers in the foreground.",
     "step": "",
     "supervise": "",
