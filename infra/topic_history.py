@@ -53,14 +53,16 @@ def read(
         with _Offsets(kafka, f"{case}.scorer") as offsets:
             seen = list(taken())
             consumed = offsets.consumed(lanes)
-            given = [_given(m) for m in _told(kafka, results, offsets, since_ms, progress)]
+            given = [given_of(m) for m in _told(kafka, results, offsets, since_ms, progress)]
             refused = [
-                _refused(m)
+                refused_of(m)
                 for lane in lanes
                 for m in _told(kafka, f"{lane}.dlq", offsets, since_ms, progress)
             ]
             asked = [
-                _asked(m) for lane in lanes for m in _told(kafka, lane, offsets, since_ms, progress)
+                asked_of(m)
+                for lane in lanes
+                for m in _told(kafka, lane, offsets, since_ms, progress)
             ]
             first = offsets.first(results)
             return History(
@@ -101,15 +103,18 @@ def id_of(message: Message) -> str:
     return found if isinstance(found, str) else ""
 
 
-def _asked(message: Message) -> Asked:
+def asked_of(message: Message) -> Asked:
+    """A record of a request topic."""
     return Asked(place_of(message), _key(message), id_of(message))
 
 
-def _given(message: Message) -> Given:
+def given_of(message: Message) -> Given:
+    """A result."""
     return Given(place_of(message), _key(message), id_of(message))
 
 
-def _refused(message: Message) -> Refused:
+def refused_of(message: Message) -> Refused:
+    """A dead letter, with the place of what was refused."""
     said = [header(message, PREFIX + name) for name in ("topic", "partition", "offset")]
     topic, partition, offset = said
     origin = None

@@ -38,6 +38,7 @@ def scan(
                 auto_offset_reset="earliest",
                 enable_auto_commit=False,
                 enable_partition_eof=True,
+                fetch_wait_max_ms=10,
             )
         )
     )
@@ -50,7 +51,8 @@ def scan(
         )
         open_partitions = set(partitions)
         while open_partitions:
-            for message in consumer.consume(BATCH, 0.5):
+            # The first alone: awaiting a whole batch would wait past the ends of the partitions.
+            for message in (*consumer.consume(1, 0.5), *consumer.consume(BATCH, 0)):
                 error = message.error()
                 if error is None:
                     yield message

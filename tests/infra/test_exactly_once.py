@@ -30,7 +30,7 @@ def histories(draw: st.DrawFn, least: int = 0) -> History:
     consumed, after = {}, {}
     number = 0
     for partition in range(PARTITIONS):
-        count = draw(st.integers(least, 8))
+        count = draw(st.integers(least, 5))
         done = draw(st.integers(min(least, count), count))
         # It went on while the topics were read.
         later = draw(st.integers(done, count))

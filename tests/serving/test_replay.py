@@ -63,7 +63,7 @@ def test_vectors_are_rounded_as_the_scorer_does_and_a_poisonous_row_fails_alone(
     assert told.worst == "r2"
 
 
-@given(st.lists(st.tuples(SCORES | st.none(), SCORES | st.none())), st.integers(1, 7))
+@given(st.lists(st.tuples(SCORES | st.none(), SCORES | st.none()), max_size=12), st.integers(1, 7))
 def test_the_division_into_batches_changes_nothing(
     scores: list[tuple[float | None, float | None]], size: int
 ) -> None:

@@ -13,7 +13,7 @@ from serving import stages
 from serving.stages import BOUNDS_US, DEAD_LETTERED, OTHER, Histogram, Labels, Row, Stages, merged
 from serving.stopwatch import Took
 
-TIMES = st.lists(st.integers(0, 20_000_000), max_size=50)
+TIMES = st.lists(st.integers(0, 20_000_000), max_size=20)
 
 
 @given(TIMES)
@@ -34,7 +34,7 @@ ROWS = st.builds(
 )
 
 
-@given(st.lists(st.lists(ROWS, max_size=10), max_size=6), st.integers(1, 3))
+@given(st.lists(st.lists(ROWS, max_size=5), max_size=4), st.integers(1, 3))
 def test_batches_and_replicas_add_up(batches: list[list[Row]], replicas: int) -> None:
     one, several = Stages(), [Stages() for _ in range(replicas)]
     for number, rows in enumerate(batches):
