@@ -135,11 +135,11 @@ class Search:
 
     def _of_kafka(self, topic: Topic, message: Message) -> Record | None:
         """None for a record that its contract refuses: its dead letter tells more."""
-        try:
-            event = topic.contract and topic.contract.model_validate_json(message.value() or b"")
-        except ValueError:
+        if topic.contract is None:
             return None
-        if event is None:
+        try:
+            event = topic.contract.model_validate_json(message.value() or b"")
+        except ValueError:
             return None
         ingest_ms = message.timestamp()[1]
         parent = header(message, "traceparent")

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -72,7 +72,8 @@ class Progress:
         if not path.exists():
             return None
         kept = json.loads(path.read_text(encoding="utf-8"))
-        told = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["difference"].items()}
+        difference = kept["difference"].items()
+        told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in difference}
         return cls(kept["snapshot_id"], kept["rows"], Difference(**told))
 
     def save(self, path: Path) -> None:

@@ -94,12 +94,12 @@ class Stages:
         values: dict[tuple[str, Labels], Times] = {}
         counts: Counter[tuple[str, Labels]] = Counter()
         for (status, told), stamps in groups.items():
-            labels, ingest_ms = self._bounded(told), np.array(stamps, dtype=np.int64)
+            labels, since_ms = self._bounded(told), np.array(stamps, dtype=np.int64)
             counts[status, labels] += len(stamps)
             waiting = Labels(tenant=labels.tenant, lane=labels.lane)
-            _join(values, (Stage.QUEUE, waiting), _between_us(ingest_ms, took.taken_ms))
+            _join(values, (Stage.QUEUE, waiting), _between_us(since_ms, took.taken_ms))
             if status != DEAD_LETTERED:
-                _join(values, (Stage.END_TO_END, labels), _between_us(ingest_ms, committed_ms))
+                _join(values, (Stage.END_TO_END, labels), _between_us(since_ms, committed_ms))
         for version, us in took.predict_us.items():
             _join(values, (Stage.PREDICT, self._bounded(Labels(version=version))), _one(us))
         for stage, took_us in ((Stage.READ, took.read_us), (Stage.COMMIT, took.commit_us)):

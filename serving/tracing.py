@@ -74,9 +74,10 @@ class Tracing:
 
     def __init__(self, exporter: SpanExporter, *, ratio: float, case: str, slot: int) -> None:
         self._ids, self._bound = _GivenIds(), int(ratio * HALF)
-        told = {"service.name": "headrace.scorer", "headrace.case": case, "headrace.slot": slot}
         self._provider = TracerProvider(
-            resource=Resource.create(told),
+            resource=Resource.create(
+                {"service.name": "headrace.scorer", "headrace.case": case, "headrace.slot": slot}
+            ),
             id_generator=self._ids,
             span_limits=SpanLimits(max_links=LINKS_MAX, max_span_attributes=64),
             shutdown_on_exit=False,

@@ -26,7 +26,9 @@ PARTITIONS = 2
 @st.composite
 def histories(draw: st.DrawFn, least: int = 0) -> History:
     """What a right scorer leaves: some refused, some not yet come to."""
-    asked, given_, refused = [], [], []
+    asked: list[Asked] = []
+    given_: list[Given] = []
+    refused: list[Refused] = []
     consumed, after = {}, {}
     number = 0
     for partition in range(PARTITIONS):

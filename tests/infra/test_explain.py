@@ -27,8 +27,6 @@ from tests.serving import model_folders
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from click.testing import Result as Done
-
     from schemas.settings import KafkaSettings
 
 CASE = "explained"
@@ -101,7 +99,7 @@ def explain(
     for name, value in told.items():
         monkeypatch.setenv(f"HEADRACE_{name}", value)
 
-    def run(*arguments: str) -> Done:
+    def run(*arguments: str) -> Any:
         return CliRunner().invoke(app, list(arguments))
 
     return run

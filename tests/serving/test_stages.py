@@ -48,7 +48,7 @@ def test_batches_and_replicas_add_up(batches: list[list[Row]], replicas: int) ->
     assert sum(entry[-1] for entry in whole["answers"]) == asked
     by_stage = dict.fromkeys(stages.Stage, 0)
     for stage, *_, counts, _sum in whole["stages"]:
-        by_stage[stages.Stage(stage)] += sum(counts)
+        by_stage[stage] += sum(counts)
     assert by_stage["queue"] == asked
     assert by_stage["read"] == by_stage["predict"] == by_stage["commit"] == len(batches)
     assert by_stage["end_to_end"] == sum(
