@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # Rows a batch: what is lost when it is interrupted, and how often it says how far it is.
 BATCH_ROWS = 1_000
 FLUSH_TIMEOUT_S = 30.0
+METADATA_TIMEOUT_S = 10.0
 COLUMNS = (
     *("request_id", "entity", "event_time_ms", "model", "version"),
     *("status", "score", "label", "features"),
@@ -123,7 +124,8 @@ class Replay:
             ReplayUnpublished: Kafka did not take a batch.
             NoSuchLakeTable: Nothing was archived yet.
         """
-        topics.create(self._kafka, [self._topic])
+        if topics.missing(self._kafka, [self._topic.name], METADATA_TIMEOUT_S):
+            topics.create(self._kafka, [self._topic])
         now = self.resumed or Progress(self._lake.snapshot_id(self._table), 0, Difference())
         rows = self._rows(now.snapshot_id)
         for first in range(now.rows, len(rows), BATCH_ROWS):
