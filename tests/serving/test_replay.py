@@ -148,7 +148,7 @@ class Past:
 def test_the_same_version_gives_the_same_bits_and_another_is_told(
     kafka: KafkaSettings, tmp_path: Path
 ) -> None:
-    past = Past(kafka, tmp_path, "replayed", 3_000)
+    past = Past(kafka, tmp_path, "rescored", 3_000)
     same = past.replay().run(lambda _done, _rows: None)
     assert (same.replayed, same.equal, same.differing, same.uncompared) == (3_000, 2_940, 0, 60)
     assert same.hash == same.logged_hash
