@@ -215,9 +215,11 @@ def _event(topic: Topic, schema: pa.Schema, row: Mapping[str, Any]) -> Event | N
     lake = {field.name for field in LAKE_COLUMNS}
     values = {}
     for name in (one for one in schema.names if one not in lake):
-        value, is_map = row[name], pa.types.is_map(schema.field(name).type)
-        if value is not None or not is_map:
-            values[name] = dict(value) if is_map else value
+        value, kind = row[name], schema.field(name).type
+        if value is not None:
+            values[name] = dict(value) if pa.types.is_map(kind) else value
+        elif not (pa.types.is_map(kind) or pa.types.is_list(kind)):
+            values[name] = None
     contract = topic.contract
     # By way of JSON, because a contract is strict and knows no lists where it has tuples.
     return contract.model_validate_json(json.dumps(values)) if contract else None

@@ -101,9 +101,11 @@ class Trial:
         """Count one result of this epoch."""
         self._results_ms = max(self._results_ms, row.event_time_ms)
         self._changed = True
-        arm = self._arms.get(row.version)
-        if arm is not None and row.route != Route.SHADOW:
-            arm.answer(row)
+        # Who helped out has no fault; those who were helped have.
+        for version in row.failed or (row.version,):
+            arm = self._arms.get(version)
+            if arm is not None and row.route != Route.SHADOW:
+                arm.answer(row)
 
     def add_joined(self, row: JoinedRow) -> None:
         """Count one joined row of this epoch; a repeat replaces the one before."""

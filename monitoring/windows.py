@@ -27,6 +27,7 @@ class ResultRow(msgspec.Struct, frozen=True):
     route: str
     epoch: int
     features: dict[str, float | None]
+    failed: tuple[str, ...] = ()
 
 
 class JoinedRow(msgspec.Struct, frozen=True):

@@ -37,7 +37,8 @@ class Result(Event):
     its features (null: the entity was never seen). `ahead` names views whose tiles already held later events.
     `unsettled` names views whose features may lack events that came before the request: the online store had lost the view's
     rings, and they were being rebuilt; or the request is a feature event itself, its partition was taken over, and the
-    rings had not caught up within the budget.
+    rings had not caught up within the budget. `version` and `route` say who answered; `failed` names the versions that were
+    asked before and gave no usable answer, in order. Where the rule answered, `version` is the one it answered for.
     `timings_us` is what the stages took, in microseconds: `queue` from the broker's stamp until it was taken up, `read`
     of the features and `predict` of the version named, both of the whole batch. A stage that did not happen is not there.
     """
@@ -55,6 +56,7 @@ class Result(Event):
     route: Route
     epoch: Annotated[int, Field(ge=0)]
     reasons: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
     features: dict[str, float | None]
     ages_ms: dict[str, int | None]
     ahead: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_batches_and_replicas_add_up(batches: list[list[Row]], replicas: int) ->
     assert sorted(map(str, whole["answers"])) == sorted(map(str, parts["answers"]))
     asked = sum(map(len, batches))
     assert sum(entry[-1] for entry in whole["answers"]) == asked
-    by_stage = dict.fromkeys(stages.Stage, 0)
+    by_stage: Counter[str] = Counter()
     for stage, *_, counts, _sum in whole["stages"]:
         by_stage[stage] += sum(counts)
     assert by_stage["queue"] == asked
