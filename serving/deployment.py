@@ -23,6 +23,7 @@ from ray.serve.schema import (
 from schemas import topics
 from schemas.errors import HeadraceError
 from serving.replica import DEPLOYMENT, SECRETS
+from serving.settings import ServingSettings
 
 if TYPE_CHECKING:
     from ray.serve.schema import ApplicationStatusOverview
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from features.settings import StoreSettings
     from schemas.settings import KafkaSettings
     from schemas.worker import WorkerContext
-    from serving.settings import ServingSettings
 
 log = structlog.get_logger()
 
@@ -38,7 +38,10 @@ ROOT = Path(__file__).parents[1]
 LOOK_S = 1.0
 CALL_TIMEOUT_S = 5.0
 # `replicas` is not among what a replica is told: a changed argument restarts every replica, a changed count none.
-_NOT_TOLD = {"replicas", "ray_address", "dashboard_port", "http_port"}
+_NOT_TOLD = {
+    *("replicas", "ray_address", "dashboard_port", "http_port"),
+    *(name for name in ServingSettings.model_fields if name.startswith(("door_", "scale_"))),
+}
 _SUMMED = (
     *("scored", "fallback", "expired", "dead_lettered", "shadow", "ahead", "unsettled", "stale"),
     *("batches", "transactions_given_up"),

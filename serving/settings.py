@@ -12,7 +12,8 @@ class ServingSettings(BaseModel):
 
     ray_address: str = "127.0.0.1:6380"
     dashboard_port: int = 8265
-    http_port: int = 8000
+    # Of the front door, on loopback.
+    http_port: int = Field(default=8000, ge=0, le=65_535)
     models_dir: str = ".headrace/models"
     replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=0.5, gt=0)
@@ -36,3 +37,10 @@ class ServingSettings(BaseModel):
     # How long the first batch after a takeover waits for rings that lack what was not read back. It is taken out of the
     # time in which a payment must be decided, so it is about one decision's worth.
     settle_timeout_ms: int = Field(default=50, ge=0)
+    # The front door. Requests that are in the log and not answered; beyond it, 429.
+    door_in_flight_max: int = Field(default=512, ge=1)
+    # How long it waits for an answer, and before that for Kafka's acknowledgement.
+    door_answer_timeout_ms: int = Field(default=2_000, ge=1)
+    door_publish_timeout_ms: int = Field(default=2_000, ge=100)
+    # Of a body, also of what a compressed one becomes; what Kafka takes of one record by default.
+    door_body_bytes_max: int = Field(default=1024 * 1024, ge=1_024)
