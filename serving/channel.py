@@ -130,6 +130,14 @@ class Channel:
             self._offer(Lane.BULK, self._bulk.poll(self._batcher.room(Lane.BULK)))
         return self._batcher.take(_now_ms())
 
+    def lag(self) -> int:
+        """Requests of the owned partitions that were not taken from the log yet, as far as fetches have told."""
+        return sum(
+            max(0, self._consumer.get_watermark_offsets(at, cached=True)[1] - at.offset)
+            for at in self._consumer.position(self._consumer.assignment())
+            if at.offset >= 0
+        )
+
     def due_ms(self, message: Message) -> int | None:
         """From when on a request need not be scored any more, in epoch ms; None if it may always be."""
         return deadlines.due_ms(message, self._deadline_ms)

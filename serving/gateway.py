@@ -193,7 +193,11 @@ def run(ctx: WorkerContext, kafka: KafkaSettings, serving: ServingSettings) -> N
     listening = _listen(serving.http_port)
     port = listening.getsockname()[1]
     config = uvicorn.Config(
-        gateway.app, log_config=None, access_log=False, timeout_graceful_shutdown=int(STOP_S / 2)
+        gateway.app,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=int(STOP_S / 2),
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=_serve, args=(server, listening), name="door", daemon=True)

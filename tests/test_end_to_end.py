@@ -98,6 +98,7 @@ def test_every_served_value_is_explained(summary: dict[str, Any]) -> None:
         "status --json",
         "release list",
         "topics list",
+        "topics grow",
         "schemas check",
         "logs scorer",
     ],

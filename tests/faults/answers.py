@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from confluent_kafka import Message
@@ -89,8 +89,16 @@ def answered(stage: Stage) -> bool:
     return len(committed(stage.rig.kafka, f"{stage.case}.results")) >= asked
 
 
-def check(stage: Stage) -> list[Result]:
-    """I1 to I5 and I8."""
+def check(
+    stage: Stage, sent: Collection[str] | None = None, *, by_partition: bool = False
+) -> list[Result]:
+    """I1 to I5 and I8.
+
+    Args:
+        stage: The case's.
+        sent: Where more was sent than was acknowledged: all that may have a result.
+        by_partition: Order is promised per key and partition only, because partitions were added meanwhile.
+    """
     check_that = stage.outcome.check
     requests = f"{stage.case}.requests"
     asked = list(stage.ledger.acknowledged[requests].values())
@@ -103,8 +111,11 @@ def check(stage: Stage) -> list[Result]:
     check_that("no id twice", holds=not twice, came=twice[:5])
     both = set(ids) & set(dead)
     check_that("no id in both results and dead letters", holds=not both, came=sorted(both)[:5])
-    check_that("no id that was never sent", holds=set(ids) | set(dead) <= set(asked))
-    before, after = _by_key(stage, requests), _by_key(stage, f"{stage.case}.results")
+    check_that("no id that was never sent", holds=set(ids) | set(dead) <= set(sent or asked))
+    results = f"{stage.case}.results"
+    before, after = (
+        _by_key(stage, topic, by_partition=by_partition) for topic in (requests, results)
+    )
     wrong = [key for key, mine in after.items() if mine != before[key]]
     check_that("order kept per key", holds=not wrong, came=wrong[:3])
     found = [Result.model_validate_json(m.value() or b"") for m in messages]
@@ -149,10 +160,13 @@ def _right(result: Result, wanted: Truth) -> bool:
     return result.ages_ms == dict.fromkeys(result.ages_ms, wanted.ages_ms[result.entity])
 
 
-def _by_key(stage: Stage, topic: str) -> dict[str | bytes, list[str]]:
-    by_key: dict[str | bytes, list[str]] = defaultdict(list)
+def _by_key(
+    stage: Stage, topic: str, *, by_partition: bool
+) -> dict[tuple[str | bytes, int], list[str]]:
+    by_key: dict[tuple[str | bytes, int], list[str]] = defaultdict(list)
     for message in committed(stage.rig.kafka, topic):
-        by_key[message.key() or b""].append(request_id(message))
+        partition = int(message.partition() or 0) if by_partition else 0
+        by_key[message.key() or b"", partition].append(request_id(message))
     return by_key
 
 

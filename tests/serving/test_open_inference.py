@@ -15,7 +15,12 @@ NOW_MS = toy.START_MS
 
 
 def tensor(name: str, datatype: str, *data: object, shape: list[int] | None = None) -> Any:
-    return {"name": name, "datatype": datatype, "shape": shape or [len(data)], "data": list(data)}
+    return {
+        "name": name,
+        "datatype": datatype,
+        "shape": [len(data)] if shape is None else shape,
+        "data": list(data),
+    }
 
 
 def parse(body: object, rows_max: int = 100) -> Asked | Refused:
