@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from schemas.envelope import Headers, headers_of
+from schemas.decoding import Refusal
+from schemas.envelope import Headers, header, headers_of
 from schemas.topics import DEAD_LETTER_BYTES_MAX, DLQ_SUFFIX
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
-
-    from schemas.decoding import Refusal
+from schemas.unreadable import UNREADABLE
 
 PREFIX = "headrace_"
 # What says why and where from takes up to a kilobyte; Kafka's own framing some bytes more.
@@ -38,10 +38,12 @@ class DeadLetter:
 
 def dead_letter(message: Message, refusal: Refusal) -> DeadLetter:
     """The dead letter of a refused record; `headrace_partition` and `headrace_offset` find the original again."""
+    unreadable = header(message, UNREADABLE)
+    said_of = refusal if unreadable is None else Refusal("unreadable", "value: unfolds", unreadable)
     origin = {
-        "reason": refusal.reason,
-        "rule": refusal.rule,
-        "detail": refusal.detail,
+        "reason": said_of.reason,
+        "rule": said_of.rule,
+        "detail": said_of.detail,
         "topic": str(message.topic()),
         "partition": str(message.partition()),
         "offset": str(message.offset()),

@@ -195,6 +195,7 @@ def run(ctx: WorkerContext, kafka: KafkaSettings, serving: ServingSettings) -> N
     config = uvicorn.Config(
         gateway.app,
         lifespan="on",
+        ws="none",
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=int(STOP_S / 2),
