@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
@@ -67,14 +67,12 @@ class Served:
     def pids(self, title: str) -> list[int]:
         """Processes of this head whose title, which Ray gives them, has these words."""
         found = []
-        for one in process.marked(str(self._stage.rig.folder)):
-            try:
-                if title in " ".join(one.cmdline()) and str(self._stage.folder) in _environment(
-                    one
-                ):
+        head = psutil.Process(self.head.pid) if self.head.pid else None
+        for one in head.children(recursive=True) if head else ():
+            # It may end while it is looked at.
+            with suppress(psutil.Error):
+                if title in " ".join(one.cmdline()):
                     found.append(one.pid)
-            except psutil.Error:
-                continue
         return sorted(found)
 
     def kill(self, title: str) -> bool:
@@ -115,7 +113,3 @@ def served(stage: Stage, replicas: Replicas) -> Iterator[Served]:
         here.head.stop()
         os.environ.clear()
         os.environ.update(before)
-
-
-def _environment(one: psutil.Process) -> str:
-    return one.environ().get("PYTHONPATH", "")
