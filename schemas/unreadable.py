@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+log = structlog.get_logger()
 
 UNREADABLE = "headrace_unreadable"
 CALL_TIMEOUT_S = 5.0
@@ -28,11 +31,7 @@ class Unreadable:
         self._next = {at: self._next[at] for at in kept}
 
     def stepped_over(self, consumer: Consumer, messages: Iterable[Message]) -> list[Message]:
-        """The messages, each error of this kind replaced by the record it is about; other errors are left as they are.
-
-        Raises:
-            KafkaException: The broker did not answer while the consumer was to go on.
-        """
+        """The messages, each error of this kind replaced by the record it is about; other errors are left as they are."""
         here: set[tuple[str, int]] = set()
         taken = []
         for message in messages:
@@ -42,9 +41,14 @@ class Unreadable:
                 continue
             at = str(message.topic()), int(message.partition() or 0)
             # The same error may have come twice before reading went on.
-            if at not in here:
-                here.add(at)
+            if at in here:
+                continue
+            here.add(at)
+            try:
                 taken.append(self._step(consumer, at, message, error))
+            except KafkaException as trouble:
+                # Reading has not gone on, so the error will be back.
+                log.warning("unreadable", topic=at[0], cause=str(trouble.args[0]))
         return taken
 
     def _step(

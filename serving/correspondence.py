@@ -102,7 +102,11 @@ class Correspondence:
         self._stop = Flag()
         self._consumer = self._new_consumer()
         self._assigned: set[Place] = set()
-        self._follow_partitions(from_the_end=True)
+        try:
+            self._follow_partitions(from_the_end=True)
+        except KafkaException:
+            self._consumer.close()
+            raise
         self._producer = self._new_producer()
         self._threads = [Thread(target=run, daemon=True) for run in (self._read, self._take)]
         for thread in self._threads:

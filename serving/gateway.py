@@ -248,8 +248,8 @@ def _failed(error: HeadraceError, asked: Asked, published: list[Any]) -> Respons
 def _refused(refused: Refused) -> Response:
     refusal: Refusal = refused.refusal
     status = 413 if refusal.reason == "too_large" else 400
-    more = {"reason": refusal.reason, "rule": refusal.rule, "row": refused.row}
-    return _error(status, f"{refusal.rule}: {refusal.detail}", **more)
+    said = f"{refusal.rule}: {refusal.detail}"
+    return _error(status, said, reason=refusal.reason, rule=refusal.rule, row=refused.row)
 
 
 def _error(status: int, said: str, retry_s: int | None = None, **more: object) -> Response:
