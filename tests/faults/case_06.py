@@ -37,7 +37,8 @@ def run(stage: Stage) -> None:
         finally:
             for worker in stage.workers:
                 worker.stop()
-            own.broker.stop()
+            if "broker" in vars(own):
+                own.broker.stop()
 
 
 def _play(stage: Stage) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from schemas import topics
 from tests.faults import answers
-from tests.faults.door import Door
+from tests.faults.door import PATIENT, Door
 from tests.faults.replicas import Replicas, assigned_within
 from tests.faults.stage import Stage
 from tests.pipelines.records import committed
@@ -29,7 +29,7 @@ def run(stage: Stage) -> None:
     """Grow, and go on."""
     replicas = Replicas(stage)
     scorers = [replicas.start(slot=slot) for slot in range(2)]
-    door = Door(stage)
+    door = Door(stage, **PATIENT)
     door.start()
     check = stage.outcome.check
     came = all(assigned_within(s) for s in scorers) and stage.until(door.ready) is not None

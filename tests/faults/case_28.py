@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from schemas.envelope import header
 from schemas.quarantine import PREFIX
 from tests.faults import answers
-from tests.faults.door import Door, batch
+from tests.faults.door import PATIENT, Door, batch
 from tests.faults.replicas import Replicas, assigned_within
 from tests.faults.stage import Stage
 from tests.pipelines.records import committed
@@ -35,7 +35,7 @@ def run(stage: Stage) -> None:
     """Knock, publish, look."""
     replicas = Replicas(stage)
     scorer, intake = replicas.start(), stage.start("intake")
-    door = Door(stage)
+    door = Door(stage, **PATIENT)
     door.start()
     check = stage.outcome.check
     check("it came to work", holds=assigned_within(scorer) and stage.until(door.ready) is not None)
