@@ -59,7 +59,7 @@ def main() -> None:
     threading.Thread(target=_end_if_stuck, args=(scorer,), daemon=True).start()
     try:
         scorer.run(stop)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it is, the process must end
         # Serve kills a replica whose loop has ended. An ordinary end would first destroy the producer, and with an offset
         # commit on its way librdkafka may spin in there for ever (seen in case 6).
         traceback.print_exc()
