@@ -22,6 +22,7 @@ import structlog
 import xxhash
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from schemas.client import NO_LEADER_YET
 from schemas.envelope import REQUEST_DIGEST, TIMEOUT_MS, header, headers
 from schemas.errors import HeadraceError
 from schemas.quarantine import PREFIX
@@ -323,7 +324,7 @@ class Correspondence:
                 if (number, p) not in self._assigned
             ]
             for at in new if from_the_end else ():
-                _, at.offset = self._consumer.get_watermark_offsets(at, timeout=CALL_TIMEOUT_S)
+                at.offset = self._end(at)
         except KafkaException:
             if from_the_end:
                 raise
@@ -331,6 +332,17 @@ class Correspondence:
         if new:
             self._consumer.incremental_assign(new)
             self._assigned |= {(topics[at.topic], at.partition) for at in new}
+
+    def _end(self, at: TopicPartition) -> int:
+        deadline = time.monotonic() + CALL_TIMEOUT_S
+        while True:
+            try:
+                return self._consumer.get_watermark_offsets(at, timeout=CALL_TIMEOUT_S)[1]
+            except KafkaException as error:
+                # A topic that was created a moment ago.
+                if error.args[0].code() not in NO_LEADER_YET or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def _new_producer(self) -> Producer:
         timeout_ms = self._settings.door_publish_timeout_ms

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 import uvicorn
+from confluent_kafka import KafkaException
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -66,6 +67,7 @@ class Gateway:
         self._metadata = open_inference.metadata(case, self._contract)
         self._post: Correspondence | None = None
         self._reached = (0.0, False)
+        self.failed = ""
         self.counts: Counter[str] = Counter()
         model = f"/v2/models/{case}"
         self.app = Starlette(
@@ -92,7 +94,11 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def _life(self, _: Starlette) -> AsyncIterator[None]:
-        self._post = Correspondence(self._kafka, self._case, self._settings)
+        try:
+            self._post = Correspondence(self._kafka, self._case, self._settings)
+        except KafkaException as error:
+            self.failed = str(error.args[0])
+            raise
         try:
             yield
         finally:
@@ -206,7 +212,8 @@ def run(ctx: WorkerContext, kafka: KafkaSettings, serving: ServingSettings) -> N
     try:
         while not ctx.stop.wait(REPORT_S):
             if not thread.is_alive() or (server.started and not gateway.open):
-                raise GatewayFailed("door", wanted="a server that serves", came="it has ended")
+                came = gateway.failed or "it has ended"
+                raise GatewayFailed("door", wanted="a server that serves", came=came)
             counts = dict(gateway.counts)
             ready = int(server.started and gateway.open)
             ctx.report({"ready": ready, "port": port, "in_flight": gateway.on_their_way, **counts})
@@ -218,7 +225,9 @@ def run(ctx: WorkerContext, kafka: KafkaSettings, serving: ServingSettings) -> N
 
 def _serve(server: uvicorn.Server, listening: socket.socket) -> None:
     # Not in the main thread, whose signals are the worker's.
-    asyncio.run(server.serve(sockets=[listening]))
+    # Where it cannot start it would end the process; the worker says why instead.
+    with contextlib.suppress(SystemExit):
+        asyncio.run(server.serve(sockets=[listening]))
 
 
 def _listen(port: int) -> socket.socket:
