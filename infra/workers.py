@@ -93,6 +93,7 @@ WORKERS = (
         ("features", "redis", "ray"),
         follows=("ray",),
     ),
+    Entry("gateway", "serving.gateway:run", ("kafka", "serving"), ("topics",)),
     Entry("admission", "serving.admission:run", ("kafka", "stores", "serving"), ("features",)),
     Entry("outcomes", "monitoring.outcomes:run", ("kafka", "monitoring"), ("topics",)),
     Entry(

@@ -29,6 +29,7 @@ from schemas.decoding import Refusal, decode
 from schemas.events import Event
 from schemas.settings import KafkaSettings
 from schemas.topics import Topic
+from schemas.unreadable import Unreadable
 from schemas.worker import WorkerContext
 
 # About 20 MB of Python objects; a backlog is written in bites of this many rows instead of by the clock.
@@ -88,6 +89,7 @@ class Archiver:
             if topic.contract is not None
         }
         self._consumer = Consumer(consumer_config(kafka, f"{case}.archiver"))
+        self._unreadable = Unreadable()
         self.archived = 0
         for buffer in self._buffers.values():
             contract = buffer.topic.contract
@@ -109,7 +111,7 @@ class Archiver:
     def step(self, timeout_s: float) -> None:
         """Take what has come."""
         by_topic: dict[str, list[Message]] = {}
-        for message in poll(self._consumer, timeout_s):
+        for message in poll(self._consumer, timeout_s, unreadable=self._unreadable):
             by_topic.setdefault(str(message.topic()), []).append(message)
         for name, batch in by_topic.items():
             self._buffers[name].add(batch)

@@ -12,6 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from schemas.errors import HeadraceError
 from schemas.settings import KafkaSettings
+from schemas.unreadable import Unreadable
 
 BATCH_MAX = 2_000
 START_TIMEOUT_S = 30.0
@@ -65,8 +66,15 @@ def consumer_config(
     }
 
 
-def poll(consumer: Consumer, timeout_s: float, batch_max: int = BATCH_MAX) -> list[Message]:
+def poll(
+    consumer: Consumer,
+    timeout_s: float,
+    batch_max: int = BATCH_MAX,
+    unreadable: Unreadable | None = None,
+) -> list[Message]:
     """The next batch, empty after `timeout_s` without a record. A lone record does not wait for company.
+
+    With `unreadable`, what cannot be unfolded is stepped over: it comes without a value.
 
     Raises:
         SlotTaken: Another consumer has taken this one's place.
@@ -77,7 +85,8 @@ def poll(consumer: Consumer, timeout_s: float, batch_max: int = BATCH_MAX) -> li
     if first is None:
         return []
     rest = consumer.consume(batch_max - 1, 0)
-    return [message for message in (first, *rest) if _is_record(message)]
+    came = unreadable.stepped_over(consumer, (first, *rest)) if unreadable else (first, *rest)
+    return [message for message in came if _is_record(message)]
 
 
 class Closable(Protocol):

@@ -37,6 +37,7 @@ from pipelines.polling import (
 from schemas.envelope import Headers
 from schemas.settings import KafkaSettings
 from schemas.topics import DEAD_LETTER_BYTES_MAX
+from schemas.unreadable import Unreadable
 
 # A stuck transaction holds up every read_committed reader for this long.
 TRANSACTION_TIMEOUT_MS = 8_000
@@ -90,7 +91,8 @@ class TransactionalPipe:
         self._consumer = Consumer(
             consumer_config(kafka, slot.group, slot=slot.name, topics=slot.topics)
         )
-        self._consumer.subscribe(list(slot.topics))
+        self._unreadable = Unreadable()
+        self._consumer.subscribe(list(slot.topics), on_assign=lambda *_: self._unreadable.forget())
         self.aborted = 0
 
     def close(self) -> None:
@@ -99,7 +101,7 @@ class TransactionalPipe:
 
     def poll(self, timeout_s: float) -> list[Message]:
         """The next batch, empty after `timeout_s` without a record."""
-        return poll(self._consumer, timeout_s)
+        return poll(self._consumer, timeout_s, unreadable=self._unreadable)
 
     def commit(self, consumed: Sequence[Message], produced: Iterable[Outgoing]) -> bool:
         """Produce and move the group's offsets past `consumed`, in one transaction.
@@ -167,6 +169,7 @@ class TransactionalPipe:
 
     def _rewind(self) -> None:
         """Go back to what the group has committed; only after the last transaction's fate is settled."""
+        self._unreadable.forget()
         deadline = time.monotonic() + START_TIMEOUT_S
         while assignment := self._consumer.assignment():
             try:

@@ -11,7 +11,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    NewPartitions,
+    NewTopic,
+)
 
 from schemas import control, usecase
 from schemas.errors import HeadraceError
@@ -28,6 +32,8 @@ DAY_MS = 86_400_000
 # A dead letter is its record whole, which may be as large as the broker takes (1 MiB), plus headers that say why.
 DEAD_LETTER_BYTES_MAX = 2 * 1024 * 1024
 CREATE_TIMEOUT_S = 30.0
+# Stages that may grow while they are used, in this order: what is answered into another topic grows after it.
+_GROWS = ("", "bulk", "requests")
 
 
 class TopicError(HeadraceError):
@@ -206,6 +212,42 @@ def missing(kafka: KafkaSettings, names: Iterable[str], timeout_s: float) -> lis
 def apply(kafka: KafkaSettings, case: str) -> list[str]:
     """Create every missing topic of the use case and of the control plane."""
     return create(kafka, table_of(case).values())
+
+
+def grow(kafka: KafkaSettings, case: str) -> list[str]:
+    """Add partitions to requests and results that have fewer than their rows say; none ever loses one.
+
+    Order is promised per key and partition: a key whose hash falls elsewhere from now on is answered there, beside what is
+    left of it where it was. Requests grow last, so that whoever answers one finds the partition of its result.
+
+    Returns:
+        The names that grew.
+
+    Raises:
+        TopicError: The cluster is out of reach, or refused one of them; or requests are feature events, whose place in
+            their stream is part of what they mean.
+    """
+    admin = AdminClient({**kafka.client_config(), "socket.timeout.ms": 10_000})
+    rows = [t for t in table_of(case).values() if t.stage in _GROWS and not t.compacted]
+    grown = []
+    try:
+        held = admin.list_topics(timeout=CREATE_TIMEOUT_S).topics
+        for row in sorted(rows, key=lambda row: _GROWS.index(row.stage)):
+            if row.name not in held or len(held[row.name].partitions) >= row.partitions:
+                continue
+            if stage(case, "own"):
+                raise TopicError(
+                    f"topic {row.name}",
+                    wanted=f"{row.partitions} partitions from its first request on",
+                    came=f"{len(held[row.name].partitions)}, and its requests are feature events",
+                    mend="Create it anew under another name, or leave its row as it was.",
+                )
+            asked = admin.create_partitions([NewPartitions(row.name, row.partitions)])
+            asked[row.name].result(CREATE_TIMEOUT_S)
+            grown.append(row.name)
+    except KafkaException as error:
+        raise _refused(kafka, "grow", error) from error
+    return grown
 
 
 def _refused(kafka: KafkaSettings, name: str, error: KafkaException) -> TopicError:

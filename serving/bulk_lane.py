@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
+from schemas.unreadable import Unreadable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -38,6 +40,7 @@ class BulkLane:
         self._topics = topics
         self._followed: set[int] = set()
         self._retry_at_s = 0.0
+        self._unreadable = Unreadable()
         self._consumer = Consumer(
             kafka.client_config(
                 group_id=group,
@@ -64,7 +67,7 @@ class BulkLane:
         """What has come, at most so many; waits for nothing."""
         if not rows or not self._followed:
             return []
-        return self._consumer.consume(rows, 0)
+        return self._unreadable.stepped_over(self._consumer, self._consumer.consume(rows, 0))
 
     def rewind(self) -> None:
         """Begin again at what is committed, at the next `follow`."""
@@ -80,6 +83,7 @@ class BulkLane:
 
         Both, because what was answered lately is read back from their common results when the first record comes.
         """
+        self._unreadable.forget(partitions)
         asked = [TopicPartition(t, p) for t in self._topics for p in sorted(partitions)]
         try:
             held = self._consumer.committed(asked, CALL_TIMEOUT_S)

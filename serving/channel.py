@@ -31,6 +31,7 @@ from confluent_kafka import (
 from schemas.errors import HeadraceError
 from schemas.settings import KafkaSettings
 from schemas.topics import DEAD_LETTER_BYTES_MAX
+from schemas.unreadable import Unreadable
 from serving import deadlines
 from serving.batcher import Batcher, Bounds, Lane
 from serving.bulk_lane import BulkLane
@@ -99,6 +100,7 @@ class Channel:
         self._owned: set[int] = set()
         self._renewals: list[float] = []
         self._failures = 0
+        self._unreadable = Unreadable()
         self.fresh: set[int] = set()
         self.counts: Counter[str] = Counter()
         self._consumer = self._new_consumer()
@@ -124,11 +126,20 @@ class Channel:
         first = self._consumer.consume(1, self._patience_s())
         room = self._batcher.room(Lane.INTERACTIVE) - 1
         more = self._consumer.consume(room, 0) if first and room > 0 else []
-        self._offer(Lane.INTERACTIVE, (*first, *more))
+        came = self._unreadable.stepped_over(self._consumer, (*first, *more))
+        self._offer(Lane.INTERACTIVE, came)
         if self._bulk is not None:
             self._bulk.follow(self._owned)
             self._offer(Lane.BULK, self._bulk.poll(self._batcher.room(Lane.BULK)))
         return self._batcher.take(_now_ms())
+
+    def lag(self) -> int:
+        """Requests of the owned partitions that were not taken from the log yet, as far as fetches have told."""
+        return sum(
+            max(0, self._consumer.get_watermark_offsets(at, cached=True)[1] - at.offset)
+            for at in self._consumer.position(self._consumer.assignment())
+            if at.offset >= 0
+        )
 
     def due_ms(self, message: Message) -> int | None:
         """From when on a request need not be scored any more, in epoch ms; None if it may always be."""
@@ -254,6 +265,7 @@ class Channel:
     def _rewind(self) -> None:
         """Set the owned partitions back to what is committed, or rejoin the group where that fails."""
         self._batcher.clear()
+        self._unreadable.forget()
         if self._bulk is not None:
             self._bulk.rewind()
         try:
@@ -338,6 +350,7 @@ class Channel:
         gained = {p.partition for p in partitions}
         self._owned |= gained
         self.fresh |= gained
+        self._unreadable.forget(gained)
         log.info("channel.assigned", slot=self._slot, gained=sorted(gained))
 
     def _left(self, _: Consumer, partitions: list[TopicPartition]) -> None:

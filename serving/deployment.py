@@ -23,6 +23,7 @@ from ray.serve.schema import (
 from schemas import topics
 from schemas.errors import HeadraceError
 from serving.replica import DEPLOYMENT, SECRETS
+from serving.settings import ServingSettings
 from serving.stages import merged
 
 if TYPE_CHECKING:
@@ -31,15 +32,20 @@ if TYPE_CHECKING:
     from features.settings import StoreSettings
     from schemas.settings import KafkaSettings
     from schemas.worker import WorkerContext
-    from serving.settings import ServingSettings
 
 log = structlog.get_logger()
 
 ROOT = Path(__file__).parents[1]
 LOOK_S = 1.0
 CALL_TIMEOUT_S = 5.0
+# What Serve averages a replica's reports over; it has one every ten seconds.
+LOOK_BACK_S = 15.0
+POLICY = "serving.scaling:LagPolicy"
 # `replicas` is not among what a replica is told: a changed argument restarts every replica, a changed count none.
-_NOT_TOLD = {"replicas", "ray_address", "dashboard_port", "http_port"}
+_NOT_TOLD = {
+    *("replicas", "replicas_min", "replicas_max", "ray_address", "dashboard_port", "http_port"),
+    *(name for name in ServingSettings.model_fields if name.startswith(("door_", "scale_"))),
+}
 _SUMMED = (
     *("scored", "fallback", "expired", "dead_lettered", "shadow", "ahead", "unsettled", "stale"),
     *("batches", "transactions_given_up"),
@@ -111,11 +117,37 @@ def _deploy(
                 import_path="serving.replica:build",
                 runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}},
                 args=told,
-                deployments=[DeploymentSchema(name=DEPLOYMENT, num_replicas=serving.replicas)],
+                deployments=[DeploymentSchema(name=DEPLOYMENT, **_count(case, serving))],
             )
         ],
     )
     _get_global_client().deploy_apps(config)
+
+
+def _count(case: str, serving: ServingSettings) -> dict[str, Any]:
+    """How many replicas: a number, or bounds within which they follow the lag."""
+    if not serving.replicas_max:
+        return {"num_replicas": serving.replicas}
+    [requests] = topics.stage(case, "requests")
+    high = min(serving.replicas_max, requests.partitions)
+    low = min(serving.replicas_min, high)
+    bounds = {
+        "low": low,
+        "high": high,
+        "lag_each": serving.scale_lag_each,
+        "up": serving.scale_up_by,
+        "down": serving.scale_down_by,
+    }
+    return {
+        "autoscaling_config": {
+            "min_replicas": low,
+            "max_replicas": high,
+            "upscale_delay_s": serving.scale_up_after_s,
+            "downscale_delay_s": serving.scale_down_after_s,
+            "look_back_period_s": LOOK_BACK_S,
+            "policy": {"policy_function": POLICY, "policy_kwargs": bounds},
+        }
+    }
 
 
 def _watch(ctx: WorkerContext, app: str, lag: _Lag) -> None:

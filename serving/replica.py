@@ -16,6 +16,7 @@ from ray.serve import Application
 from features.settings import StoreSettings
 from schemas.errors import HeadraceError
 from schemas.settings import KafkaSettings
+from serving.scaling import LAG
 from serving.scorer import STUCK_S, Scorer
 from serving.settings import ServingSettings
 
@@ -77,6 +78,10 @@ class Replica:
     def status(self) -> dict[str, Any]:
         """Counters and stages since this replica started, and its process."""
         return {"pid": os.getpid(), **self._scorer.counters(), "stages": self._scorer.stages()}
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `serving.scaling` decides by; called by Serve where replicas follow the lag."""
+        return {LAG: float(self._scorer.lag)}
 
     def __del__(self) -> None:
         """Called by Serve when the replica is to go: leave the group, so that the others take over at once."""

@@ -54,6 +54,8 @@ STORE_RETRY_S = 1.0
 # Longer than this between two turns of the loop is not work any more: the worst transaction with its abort, a new
 # producer and the committed offsets take 5 + 5 + 13 + 5 s.
 STUCK_S = 30.0
+# How often it is asked what the owned partitions hold; who scales by it looks no more often.
+LAG_EVERY_S = 1.0
 
 
 class ServiceMoved(HeadraceError):
@@ -114,6 +116,8 @@ class Scorer:
         self._owned: frozenset[int] = frozenset()
         self._store_retry_at_s = 0.0
         self._turned_s = time.monotonic()
+        self._lag_at_s = 0.0
+        self.lag = 0
 
     def run(self, stop: threading.Event) -> None:
         """Score until `stop` is set, then leave the group with everything committed.
@@ -220,6 +224,8 @@ class Scorer:
         channel.move_to(self._slot)
         messages = channel.poll()
         self._epoch, self._owned = serving.state.epoch, channel.owned
+        if self._turned_s - self._lag_at_s > LAG_EVERY_S:
+            self._lag_at_s, self.lag = self._turned_s, channel.lag()
         if not messages:
             return
         took = Took(taken_ms=_now_ms())

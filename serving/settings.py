@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class ServingSettings(BaseModel):
@@ -12,9 +14,21 @@ class ServingSettings(BaseModel):
 
     ray_address: str = "127.0.0.1:6380"
     dashboard_port: int = 8265
-    http_port: int = 8000
+    # Of the front door, on loopback.
+    http_port: int = Field(default=8000, ge=0, le=65_535)
     models_dir: str = ".headrace/models"
     replicas: int = Field(default=1, ge=1)
+    # Above 0, replicas follow the lag between these two instead of staying as many as `replicas`.
+    replicas_min: int = Field(default=1, ge=1)
+    replicas_max: int = Field(default=0, ge=0)
+    # Requests behind that one replica is to bear; a few seconds of what it answers.
+    scale_lag_each: int = Field(default=5_000, ge=1)
+    # How long the lag must have asked for more, or fewer, and by how many at once. A new replica takes 13 s to start, so
+    # that sending one away must be worth more than calling it back.
+    scale_up_after_s: float = Field(default=5.0, ge=0)
+    scale_down_after_s: float = Field(default=120.0, ge=0)
+    scale_up_by: int = Field(default=2, ge=1)
+    scale_down_by: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=0.5, gt=0)
     num_gpus: float = Field(default=0.0, ge=0)
     batch_rows_max: int = Field(default=256, ge=2)
@@ -41,3 +55,16 @@ class ServingSettings(BaseModel):
     # Of the traces that their publishers sample, the part whose requests get spans of their own. A span costs about
     # 50 µs, and every request of our own client is sampled: at 1,000/s all of them would be a twentieth of a core.
     trace_ratio: float = Field(default=0.01, ge=0, le=1)
+    # The front door. Requests that are in the log and not answered; beyond it, 429.
+    door_in_flight_max: int = Field(default=512, ge=1)
+    # How long it waits for an answer, and before that for Kafka's acknowledgement.
+    door_answer_timeout_ms: int = Field(default=2_000, ge=1)
+    door_publish_timeout_ms: int = Field(default=2_000, ge=100)
+    # Of a body, also of what a compressed one becomes; what Kafka takes of one record by default.
+    door_body_bytes_max: int = Field(default=1024 * 1024, ge=1_024)
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if 0 < self.replicas_max < self.replicas_min:
+            raise ValueError("replicas_max: 0, or at least replicas_min")
+        return self

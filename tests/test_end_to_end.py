@@ -104,6 +104,7 @@ def test_every_served_value_is_explained(summary: dict[str, Any]) -> None:
         "audit",
         "replay --from 12h",
         "topics list",
+        "topics grow",
         "schemas check",
         "logs scorer",
     ],

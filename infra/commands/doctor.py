@@ -95,6 +95,7 @@ def checks(settings: Settings) -> Iterator[Check]:
     if settings.local.redis:
         yield _redis()
     yield _disk(settings.data)
+    yield _replicas(settings)
     if not stack.is_running(settings):
         yield _memory()
         yield _ports(settings)
@@ -173,6 +174,22 @@ def _disk(data: Path) -> Check:
         f"{DISK_GB_MIN:.0f} GB free under {data}",
         f"{free_gb:.1f} GB free",
         "Free some space, or name a folder on another disk in HEADRACE_DATA_DIR.",
+    )
+
+
+def _replicas(settings: Settings) -> Check:
+    from schemas import topics
+
+    [requests] = topics.stage(settings.case, "requests")
+    serving = settings.serving
+    name = "replicas_max" if serving.replicas_max else "replicas"
+    most = serving.replicas_max or serving.replicas
+    return Check(
+        "replicas",
+        most <= requests.partitions,
+        f"at most {requests.partitions} replicas, as many as {requests.name} has partitions",
+        f"{name} is {most}, {requests.name} has {requests.partitions} partitions",
+        f"One without a partition has nothing to do: lower HEADRACE_SERVING__{name.upper()}, or add partitions.",
     )
 
 

@@ -1,4 +1,4 @@
-"""`headrace topics list | apply`."""
+"""`headrace topics list | apply | grow`."""
 
 from __future__ import annotations
 
@@ -53,6 +53,22 @@ def apply(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> 
         typer.echo(json.dumps({"created": created}))
     else:
         typer.echo("\n".join(f"created {name}" for name in created) or "nothing to create")
+
+
+@app.command("grow")
+def grow(*, as_json: bool = typer.Option(False, "--json", help="As JSON.")) -> None:
+    """Add partitions to topics that have fewer than their row says; order is promised within a partition only."""
+    import json
+
+    from infra.settings import Settings
+    from schemas import topics
+
+    settings = Settings.load()
+    grown = topics.grow(settings.kafka, settings.case)
+    if as_json:
+        typer.echo(json.dumps({"grown": grown}))
+    else:
+        typer.echo("\n".join(f"grew {name}" for name in grown) or "nothing to grow")
 
 
 def _row(topic: Topic) -> dict[str, str | int | bool | None]:

@@ -21,7 +21,7 @@ _PORTS = {
     "flink_port": ("flink", "flink", "rest_port"),
     "ray_port": ("ray", "serving", "ray_address"),
     "dashboard_port": ("ray", "serving", "dashboard_port"),
-    "http_port": ("ray", "serving", "http_port"),
+    "http_port": ("", "serving", "http_port"),
     "faust_port": ("", "monitoring", "faust_port"),
 }
 

@@ -11,7 +11,7 @@ from confluent_kafka import Message
 
 from infra.exactly_once import Asked, History, Place, Wrong
 from infra.exactly_once import check as judge_history
-from infra.topic_history import asked_of, given_of, place_of, refused_of
+from infra.topic_history import asked_of, given_of, refused_of
 from schemas.results import Result, Status
 from serving import release_log
 from serving.settings import ServingSettings
@@ -95,13 +95,25 @@ def answered(stage: Stage) -> bool:
     return len(committed(stage.rig.kafka, f"{stage.case}.results")) >= asked
 
 
-def check(stage: Stage, versions: Collection[str] = (VERSION,)) -> list[Result]:
-    """I1 to I5 and I8; `versions` are those that may answer."""
+def check(
+    stage: Stage,
+    sent: Collection[str] | None = None,
+    *,
+    versions: Collection[str] = (VERSION,),
+) -> list[Result]:
+    """I1 to I5 and I8; order is promised per key and partition.
+
+    Args:
+        stage: The case's.
+        sent: Where more was sent than was acknowledged: all that may have a result.
+        versions: Those that may answer.
+    """
     check_that = stage.outcome.check
     requests = f"{stage.case}.requests"
     messages = committed(stage.rig.kafka, f"{stage.case}.results")
     letters = [refused_of(m) for m in committed(stage.rig.kafka, f"{requests}.dlq")]
-    judged = judge_history(History(_asked(stage, requests), list(map(given_of, messages)), letters))
+    asked = _asked(stage, requests, sent)
+    judged = judge_history(History(asked, list(map(given_of, messages)), letters))
     lost, twice = judged.of(Wrong.LOST), judged.of(Wrong.TWICE)
     check_that("acknowledged are in results or dead letters", holds=not lost, came=lost[:5])
     again = judged.again
@@ -154,11 +166,23 @@ def _right(result: Result, wanted: Truth) -> bool:
     return result.ages_ms == dict.fromkeys(result.ages_ms, wanted.ages_ms[result.entity])
 
 
-def _asked(stage: Stage, topic: str) -> list[Asked]:
-    """What the ledger says was acknowledged; the topic is asked for the keys only."""
-    keys = {place_of(m): asked_of(m).key for m in committed(stage.rig.kafka, topic)}
-    places = {Place(topic, *at): one for at, one in stage.ledger.acknowledged[topic].items()}
-    return [Asked(place, keys.get(place, b""), one) for place, one in places.items()]
+def _asked(stage: Stage, topic: str, sent: Collection[str] | None) -> list[Asked]:
+    """What the ledger says was acknowledged, and of what else was sent what lies there all the same.
+
+    The topic is asked for keys, and for the places of what somebody else published (`Ledger.promised`).
+    """
+    there = {one.place: one for one in map(asked_of, committed(stage.rig.kafka, topic))}
+    held = {Place(topic, *at): one for at, one in stage.ledger.acknowledged[topic].items()}
+    placed = {place: one for place, one in held.items() if place.partition >= 0}
+    promised = {one: place for place, one in held.items() if place.partition < 0}
+    may = promised.keys() | set(sent or ())
+    others = [one for place, one in there.items() if place not in placed and one.id in may]
+    missing = promised.keys() - {one.id for one in others}
+    return [
+        *(Asked(at, there[at].key if at in there else b"", one) for at, one in placed.items()),
+        *others,
+        *(Asked(promised[one], b"", one) for one in missing),
+    ]
 
 
 def log_of(worker: Worker) -> str:

@@ -9,17 +9,11 @@ that is full before the first checkpoint, or a remote one.
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
+from tests.faults import small_disk
 from tests.faults.flink import Cluster, Readings, check_tiles
-from tests.faults.outcome import Skipped
 from tests.faults.stage import Stage, kill
 
 SIZE_MIB = 4
-BLOCK = b"\0" * 4096
 
 
 def run(stage: Stage) -> None:
@@ -27,10 +21,14 @@ def run(stage: Stage) -> None:
     stage.topics()
     cluster = Cluster(stage)
     folder = cluster.folder / "checkpoints"
-    with _tmpfs(folder), cluster, Readings(stage, stage.view.topic) as readings:
+    with (
+        small_disk.mounted(folder, SIZE_MIB),
+        cluster,
+        Readings(stage, stage.view.topic) as readings,
+    ):
         cluster.submit()
         stage.outcome.check("a checkpoint is taken", holds=cluster.next_checkpoint())
-        ballast = _fill(folder)
+        ballast = small_disk.fill(folder)
         stage.inject(f"the {SIZE_MIB} MiB of the checkpoints' folder filled up")
         older = cluster.checkpoints()
         stage.recovers("it fails visibly", lambda: _fails(cluster), cluster.health)
@@ -58,31 +56,3 @@ def _fails(cluster: Cluster) -> bool:
     return health is not None and (
         (health.checkpoints_failed or 0) > 0 or (health.restarts or 0) > 0
     )
-
-
-@contextmanager
-def _tmpfs(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MIB}m", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise Skipped(f"no file system can be mounted here: {error}") from error
-    if mounted.returncode:
-        raise Skipped(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield
-    finally:
-        # Lazily: a JVM that was just killed may still be letting go of it.
-        subprocess.run(["umount", "-l", str(folder)], check=True)  # noqa: S607
-
-
-def _fill(folder: Path) -> Path:
-    """All of it, block by block, until the file system says that it is full."""
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(BLOCK)
-        except OSError:
-            return ballast

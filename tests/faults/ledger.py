@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -73,6 +73,17 @@ class Ledger:
             raise RuntimeError(f"{topic}: {len(batch)} sent, {len(answers)} acknowledged")
         self._write({"acknowledged": i, "topic": topic, "at": [p, o]} for i, p, o in answers)
         self.acknowledged.setdefault(topic, {}).update({(p, o): i for i, p, o in answers})
+
+    def intend(self, topic: str, ids: Sequence[str]) -> None:
+        """Note what somebody else will send, before it leaves."""
+        self._write({"sent": one, "topic": topic} for one in ids)
+        self.sent[topic] = self.sent.get(topic, 0) + len(ids)
+
+    def promised(self, topic: str, ids: Sequence[str]) -> None:
+        """Note that somebody else was told it was acknowledged; where it lies is not known."""
+        self._write({"acknowledged": one, "topic": topic} for one in ids)
+        held = self.acknowledged.setdefault(topic, {})
+        held.update({(-1, len(held) + n): one for n, one in enumerate(ids)})
 
     def _write(self, lines: Iterable[dict[str, object]]) -> None:
         self._file.writelines(json.dumps(line) + "\n" for line in lines)

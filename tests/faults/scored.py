@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -57,7 +58,14 @@ def main(known: Callable[[str], object] = register) -> None:
         slot=int(slot[0]) if slot else 0,
     )
     threading.Thread(target=_end_if_stuck, args=(scorer,), daemon=True).start()
-    scorer.run(stop)
+    try:
+        scorer.run(stop)
+    except BaseException:  # noqa: BLE001 - whatever it is, the process must end
+        # Serve kills a replica whose loop has ended. An ordinary end would first destroy the producer, and with an offset
+        # commit on its way librdkafka may spin in there for ever (seen in case 6).
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _end_if_stuck(scorer: Scorer) -> None:

@@ -89,3 +89,13 @@ def test_chosen_ports_reach_the_clients_and_are_kept(settings: Settings) -> None
     assert resolved.stores.redis_url == f"redis://127.0.0.1:{ports['redis_port']}/0"
     assert resolved.flink.rest_port == ports["flink_port"]
     assert resolved.serving.ray_address == f"127.0.0.1:{ports['ray_port']}"
+
+
+def test_more_replicas_than_partitions_are_named(settings: Settings) -> None:
+    assert named(settings)["replicas"].ok
+    for changed in ({"replicas": 5}, {"replicas_max": 5}):
+        serving = settings.serving.model_copy(update=changed)
+        found = named(settings.model_copy(update={"serving": serving}))["replicas"]
+        assert not found.ok
+        assert "has 4 partitions" in found.found
+        assert next(iter(changed)).upper() in found.mend

@@ -8,7 +8,7 @@ import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from features.views import Aggregate, JoinKey, View
 from schemas.events import Event, Id
@@ -38,6 +38,8 @@ class Reading(Event):
 
 
 class Question(Event):
+    id_field: ClassVar[str] = "request_id"
+
     request_id: Id
     station: str
 
