@@ -37,7 +37,7 @@ def run(stage: Stage) -> None:
     replicas = Replicas(stage, hurt_model.release)
     scorer = replicas.start("tests.faults.hurt_model")
     stage.outcome.check("it came to work", holds=assigned_within(scorer))
-    stations = [*(hurt_model.WELL * 3), *REASONS]
+    stations = [*(hurt_model.WELL * 5), *REASONS]
     stage.dice.shuffle(stations)
     stage.inject(f"among others: {dict(REASONS)}")
     answers.ask(stage, stations, AS_OF_MS, 0, MIXED)

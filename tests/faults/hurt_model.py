@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from schemas.envelope import header
 from schemas.inputs import RequestInput
 from serving import release_log
+from serving.breaker import BreakerPolicy
 from serving.output_contract import Bools, ScoreRule, Scores
 from tests.faults import answers, scored
 from tests.faults.replicas import STATIONS
@@ -36,6 +37,8 @@ WELL = (STATIONS[0], *STATIONS[9:])
 LOST = MEMORY
 ROWS_IN_MEMORY = 16
 PREDICT_MS_MAX = 500
+# A backlog comes partition by partition, those of stations that hurt perhaps first: so many rows are no share yet.
+BREAKER = BreakerPolicy(rows_min=1_000)
 # More bytes than an address has bits for: refused wherever it runs, and nothing is used up.
 _TOO_LARGE = 1 << 46
 _LOOP_WITHOUT_END = 1 << 60
@@ -62,7 +65,8 @@ def _declare(rules: ModuleType) -> None:
         return ~broken
 
     rule = ScoreRule("a rule of the business", ("station",), not_broken)
-    vars(rules).update(fallback=fallback, SCORE_RULES=(rule,), PREDICT_MS_MAX=PREDICT_MS_MAX)
+    vars(rules).update(fallback=fallback, SCORE_RULES=(rule,), BREAKER=BREAKER)
+    vars(rules)["PREDICT_MS_MAX"] = PREDICT_MS_MAX
 
 
 def release(stage: Stage) -> Path:
