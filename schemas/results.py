@@ -43,7 +43,8 @@ class Result(Event):
     its features (null: the entity was never seen). `ahead` names views whose tiles already held later events.
     `unsettled` names views whose features may lack events that came before the request: the online store had lost the view's
     rings, and they were being rebuilt; or the request is a feature event itself, its partition was taken over, and the
-    rings had not caught up within the budget.
+    rings had not caught up within the budget. `version` and `route` say who answered; `failed` names the versions that were
+    asked before and gave no usable answer, in order. Where the rule answered, `version` is the one it answered for.
     """
 
     id_field: ClassVar[str] = "request_id"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from schemas.control import CanaryRule, RoutingRule
+from serving.declared import Fallback
 from serving.gate import Requirement
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ GATE = (
     Requirement("log_loss", better="lower"),
     Requirement("brier", better="lower"),
 )
+
+# Who answers for a model that cannot. A second try would come out of the time in which a payment must be decided.
+FALLBACKS = (Fallback.OTHER_MODEL, Fallback.RULE)
+# The decision is worth little after 45 ms, and nothing after this. Less would take a stall of the machine for a fault of
+# the model: a batch is a matter of 2 ms.
+PREDICT_MS_MAX = 500
 
 # The rule's label; a model brings its own threshold.
 FALLBACK_THRESHOLD = 0.5

@@ -163,11 +163,13 @@ class ReleaseWatch:
             return
         before = self._serving
         names = self._wanted.versions
-        models = {v: self._models[v] for v in names if v in self._models}
-        self._serving = Serving(self._wanted, models, refused)
+        previous = _previous(before, release.champion)
+        kept = (*names, previous)
+        models = {v: self._models[v] for v in kept if v is not None and v in self._models}
+        self._serving = Serving(self._wanted, models, refused, previous)
         if before is None or before.state.epoch != self._wanted.epoch:
             log.info("releases.applied", epoch=release.epoch, champion=release.champion)
-            warm = before.state.versions if before else ()
+            warm = (*before.state.versions, previous) if before else ()
             self._models = {v: m for v, m in self._models.items() if v in (*names, *warm)}
 
     def _take(self, model: str, version: str, refused: dict[str, str]) -> None:
@@ -177,3 +179,11 @@ class ReleaseWatch:
             refused[version] = str(error)
             if self._refused.get(version) != str(error):
                 log.warning("releases.refused", version=version, error=str(error))
+
+
+def _previous(before: Serving | None, champion: str) -> str | None:
+    """The champion that reigned before this one, as far as this process has seen; it stays in memory to help out."""
+    if before is None:
+        return None
+    reigned = before.state.versions[0]
+    return before.previous if reigned == champion else reigned

@@ -28,14 +28,19 @@ from schemas.envelope import REQUEST_DIGEST, header, raw_headers
 from schemas.errors import HeadraceError
 from schemas.events import Event
 from schemas.quarantine import dead_letter
+from schemas.results import Status
 from schemas.settings import KafkaSettings
 from serving import runtime, scoring
+from serving.asking import Asking
 from serving.channel import Channel, Outgoing
+from serving.declared import Fallback, declared
+from serving.output_contract import Output
 from serving.own_reader import OwnReader
 from serving.recent import Recent, answered, repeated
 from serving.release_watch import ReleaseWatch
 from serving.scoring import Answer, Batch, Rules, Serving
 from serving.settings import ServingSettings
+from serving.timed_calls import TimedCalls
 
 log = structlog.get_logger()
 
@@ -81,11 +86,20 @@ class Scorer:
         self._reader = VectorReader(stores, plan, contracts.SERVICE)
         self._own = self._own_reader()
         self._join_keys = self._reader.entity_columns
+        declares = declared(case, self._expected.inputs)
+        self._calls: TimedCalls[Output] = TimedCalls(declares.predict_ms_max / 1000)
+        self._asking = Asking(
+            declares.contract,
+            declares.breaker,
+            predict_ms_max=declares.predict_ms_max,
+            retry=Fallback.RETRY in declares.fallbacks,
+        )
         self._rules = Rules(
             inputs=contracts.INPUTS,
             features=self._reader.service.names,
-            fallback=rules.fallback,
-            threshold=rules.FALLBACK_THRESHOLD,
+            fallback=declares.rule,
+            threshold=declares.threshold,
+            fallbacks=declares.fallbacks,
             fresh_ms=_fresh_ms(plan, getattr(rules, "FRESH_S", {})),
         )
         self._deadline_ms: int | None = getattr(rules, "DEADLINE_MS", None)
@@ -119,6 +133,8 @@ class Scorer:
             if channel is not None:
                 channel.close()
             self._reader.close()
+            self._calls.close()
+            log.info("scorer.ended", **self.counters())
 
     def move_to(self, slot: int) -> None:
         """Take another slot before the next batch."""
@@ -132,6 +148,7 @@ class Scorer:
         """Counts since the start, the epoch in force, and the partitions owned."""
         return {
             **dict(self._counts),
+            **dict(self._asking.counts),
             "slot": self._slot,
             "epoch": self._epoch,
             "partitions": len(self._owned),
@@ -154,7 +171,8 @@ class Scorer:
         return [f"{self._case}.results", f"{self._case}.shadow", *(t.dlq for t in asked)]
 
     def _load(self, model: str, version: str) -> runtime.Model:
-        return runtime.load(Path(self._settings.models_dir) / model / version, self._expected)
+        folder = Path(self._settings.models_dir) / model / version
+        return runtime.load(folder, self._expected, self._calls)
 
     def _own_reader(self) -> OwnReader:
         events = self._reader.own_events()
@@ -268,7 +286,7 @@ class Scorer:
             read_at_ms=vectors.read_at_ms if vectors else _now_ms(),
             why=why,
         )
-        return scoring.answer(batch, serving, self._rules, _now_ms)
+        return scoring.answer(batch, serving, self._rules, _now_ms, self._asking)
 
     def _vectors(self, requests: list[tuple[Message, Event]]) -> tuple[Vectors | None, str]:
         """The features of a batch, or why there are none."""
@@ -308,6 +326,8 @@ class Scorer:
                 continue
             counts[answer.status.value] += 1
             counts.update(answer.marks)
+            if answer.status is Status.FALLBACK:
+                counts[f"fallback_{answer.fell}"] += 1
             out.append(self._record("results", message, event, answer, answer.value))
             if answer.shadow is not None:
                 counts["shadow"] += 1

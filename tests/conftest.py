@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_configure() -> None:
+    """A shell that puts a job into the background lets it ignore Ctrl-C, and so would all that tests start and interrupt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where two processes share the tests (`--dist loadgroup`): one has the files of whole stacks, one after the other.
+
+    The other has everything else, a file at a time, so that fixtures of modules are made once.
+    """
+    heavy = {item.path for item in items if item.get_closest_marker("slow")}
+    for item in items:
+        group = "stacks" if item.path in heavy else str(item.path.relative_to(ROOT))
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def jars_folder() -> Path:

@@ -83,6 +83,11 @@ def results(stage: Stage) -> list[Result]:
     return [Result.model_validate_json(m.value() or b"") for m in found]
 
 
+def results_from(stage: Stage, first: int) -> list[Result]:
+    """Those of the requests from `q<first>` on."""
+    return [r for r in results(stage) if int(r.request_id.removeprefix("q")) >= first]
+
+
 def answered(stage: Stage) -> bool:
     """Whether as many results as requests are there."""
     asked = len(stage.ledger.acknowledged[f"{stage.case}.requests"])

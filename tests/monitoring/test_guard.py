@@ -52,6 +52,27 @@ def test_a_canary_as_good_as_its_champion_is_rolled_back_at_most_at_the_nominal_
     assert np.mean([days for _, days in rulings]) < 8
 
 
+def test_a_champion_that_helps_out_has_no_fault_and_the_canary_it_helps_has() -> None:
+    trial = Trial(RELEASE, GUARD)
+    for index in range(10):
+        helped = ResultRow(
+            rig.T0_MS, str(index), "fallback", 0.5, "v1", "champion", 2, {}, failed=("v2",)
+        )
+        trial.add_result(helped)
+    assert trial.canary_progress()["canary_answers"] == 10
+    for index in range(10, GUARD.rows_min * 4):
+        sound = ResultRow(rig.T0_MS, str(index), "scored", 0.5, "v1", "champion", 2, {})
+        trial.add_result(sound)
+        trial.add_result(
+            ResultRow(rig.T0_MS, f"c{index}", "fallback", 0.5, "v1", "champion", 2, {}, ("v2",))
+        )
+    ruling = trial.look()
+    assert ruling is not None
+    assert ruling.verdict is VerdictKind.ROLL_BACK
+    assert ruling.champion_metrics["fault_rate"] == 0.0
+    assert ruling.canary_metrics["fault_rate"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("spoil", "days_max"),
     [

@@ -89,13 +89,18 @@ def write(
     fragile: bool = False,
     of: str = CASE,
     given: Plan | None = None,
+    model: Any = None,
     **changes: Any,
 ) -> Path:
-    """A version's folder of the use case `of`, under `<models_dir>/<case>`; `changes` replace fields of its manifest."""
+    """A version's folder of the use case `of`, under `<models_dir>/<case>`; `changes` replace fields of its manifest.
+
+    `model` is an ONNX model to be taken instead of the small one.
+    """
     expected = Expected.of(of, given or plan())
     folder = models_dir / of / version
     folder.mkdir(parents=True)
-    save_model(graph(len(expected.inputs), bias=bias, fragile=fragile), str(folder / MODEL_FILE))
+    made = model or graph(len(expected.inputs), bias=bias, fragile=fragile)
+    save_model(made, str(folder / MODEL_FILE))
     (folder / "reference.parquet").write_bytes(b"PAR1")
     described = {
         "model": of,

@@ -194,6 +194,32 @@ def test_a_canary_starts_and_ends_between_two_batches(bench: Bench) -> None:
     assert by_epoch[3] == {("v0002", Route.CHAMPION): 200}
 
 
+def test_the_champion_before_answers_for_one_that_gives_no_score(bench: Bench) -> None:
+    bench.release_first()
+    # Nobody fills the features here, so that it answers NaN for every row.
+    model_folders.write(bench.models, "v0002", fragile=True)
+    with bench.scorer() as scorer:
+        bench.produce(requests(10))
+        bench.await_count(RESULTS, 10)
+        now = release_log.current(bench.kafka, CASE)
+        assert now is not None
+        release_log.publish(
+            bench.kafka, now.model_copy(update={"epoch": 2, "champion": "v0002", "event_id": "e"})
+        )
+        until(lambda: scorer.counters()["epoch"] == 2)
+        bench.produce(requests(40, first=10))
+        bench.await_count(RESULTS, 50)
+        until(lambda: scorer.counters().get("fallback", 0) == 40)
+        counts = scorer.counters()
+    helped = [r for r in bench.results() if r.epoch == 2]
+    assert {(r.status, r.version, r.route, r.failed) for r in helped} == {
+        (Status.FALLBACK, "v0001", Route.CHAMPION, ("v0002",))
+    }
+    assert {r.reasons[-1] for r in helped} == {"other_model: v0001"}
+    kinds = {"fallback_output_not_finite", "fallback_circuit_open"}
+    assert sum(counts.get(kind, 0) for kind in kinds) == 40
+
+
 def test_a_refused_champion_changes_nothing(bench: Bench) -> None:
     bench.release_first()
     model_folders.write(bench.models, "v0002", contract="0" * 64)
