@@ -45,6 +45,8 @@ class Result(Event):
     rings, and they were being rebuilt; or the request is a feature event itself, its partition was taken over, and the
     rings had not caught up within the budget. `version` and `route` say who answered; `failed` names the versions that were
     asked before and gave no usable answer, in order. Where the rule answered, `version` is the one it answered for.
+    `timings_us` is what the stages took, in microseconds: `queue` from the broker's stamp until it was taken up, `read`
+    of the features and `predict` of the version named, both of the whole batch. A stage that did not happen is not there.
     """
 
     id_field: ClassVar[str] = "request_id"
@@ -68,6 +70,27 @@ class Result(Event):
     read_at_ms: int
     scored_at_ms: int
     traceparent: str
+    timings_us: dict[str, int] = Field(default={})
+
+
+class Replayed(Event):
+    """What another look at a logged vector gave: the same decision scored again, beside what was answered then.
+
+    `logged_score` is null where no model had answered. A replay that is run again repeats its records; they carry the
+    same numbers.
+    """
+
+    id_field: ClassVar[str] = "request_id"
+    key_field: ClassVar[str] = "entity"
+
+    request_id: Id
+    entity: str
+    version: str
+    score: float | None
+    label: bool | None
+    logged_version: str
+    logged_score: float | None
+    logged_label: bool | None
 
 
 class Joined(Event):

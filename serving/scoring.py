@@ -20,6 +20,7 @@ from serving.asking import Asked, Asking, Predictor
 from serving.chain import Reply
 from serving.declared import Fallback
 from serving.output_contract import Matrix
+from serving.stopwatch import Took
 
 if TYPE_CHECKING:
     from features.tiles import Bools
@@ -89,6 +90,7 @@ class Batch:
     vectors: Vectors | None
     read_at_ms: int
     why: str = ""
+    took: Took = field(default_factory=Took)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Answer:
     shadow: bytes | None = None
     marks: tuple[str, ...] = ()
     fell: str = ""
+    version: str = ""
+    route: str = ""
 
 
 def answer(
@@ -141,7 +145,10 @@ def answer(
             if refusal is not None:
                 out.append(refusal)
                 continue
+        result["timings_us"] = batch.took.of(row, result["version"])
         beside = _shadow_result(base, shadow, row, serving) if shadow else None
+        if beside is not None:
+            beside["timings_us"] = batch.took.of(row, beside["version"])
         out.append(
             Answer(
                 _ENCODER.encode(result),
@@ -150,13 +157,20 @@ def answer(
                 _ENCODER.encode(beside) if beside else None,
                 (*(mark for mark in MARKS if result[mark]), *([STALE] if stale else [])),
                 reply.fell,
+                result["version"],
+                result["route"],
             )
         )
     return out
 
 
 def expired(
-    request: Event, traceparent: str | None, serving: Serving, due_ms: int, now_ms: int
+    request: Event,
+    traceparent: str | None,
+    serving: Serving,
+    due_ms: int,
+    now_ms: int,
+    queue_us: int | None = None,
 ) -> Answer:
     """Answer a request that came too late for a score; nothing was read for it and no model was asked."""
     arm = _arms([request], serving)[0]
@@ -176,8 +190,12 @@ def expired(
         "ages_ms": {},
         "read_at_ms": now_ms,
         "scored_at_ms": now_ms,
+        "timings_us": {} if queue_us is None else {"queue": queue_us},
     }
-    return Answer(_ENCODER.encode(result), base["traceparent"], Status.EXPIRED)
+    value = _ENCODER.encode(result)
+    return Answer(
+        value, base["traceparent"], Status.EXPIRED, version=result["version"], route=result["route"]
+    )
 
 
 def _arms(requests: Sequence[Event], serving: Serving) -> list[Arm]:

@@ -64,7 +64,9 @@ def test_a_champion_that_helps_out_has_no_fault_and_the_canary_it_helps_has() ->
         sound = ResultRow(rig.T0_MS, str(index), "scored", 0.5, "v1", "champion", 2, {})
         trial.add_result(sound)
         trial.add_result(
-            ResultRow(rig.T0_MS, f"c{index}", "fallback", 0.5, "v1", "champion", 2, {}, ("v2",))
+            ResultRow(
+                rig.T0_MS, f"c{index}", "fallback", 0.5, "v1", "champion", 2, {}, failed=("v2",)
+            )
         )
     ruling = trial.look()
     assert ruling is not None

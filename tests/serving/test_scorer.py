@@ -47,6 +47,14 @@ def test_every_request_is_answered_once_where_it_came_from(bench: Bench) -> None
     results = bench.results()
     assert {(r.status, r.version, r.epoch) for r in results} == {(Status.SCORED, "v0001", 1)}
     assert all(header(m, "traceparent") for m in answered)
+    assert {frozenset(r.timings_us) for r in results} == {frozenset(("queue", "read", "predict"))}
+    told = scorer.stages()
+    assert {(entry[0], entry[1], entry[-1]) for entry in told["answers"]} == {
+        ("scored", "v0001", 500)
+    }
+    counted = {entry[0]: sum(entry[-2]) for entry in told["stages"]}
+    assert counted["end_to_end"] == counted["queue"] == 500
+    assert counted["commit"] == counted["read"] == counted["predict"] > 1
 
 
 def test_without_a_release_nothing_is_taken(bench: Bench) -> None:
@@ -116,6 +124,8 @@ def test_a_request_past_its_deadline_is_told_so_and_not_scored(bench: Bench) -> 
         assert result.status is (Status.EXPIRED if late else Status.SCORED)
         assert (result.score is None, result.features == {}) == (late, late)
         assert result.reasons[0].startswith("deadline: passed ") if late else not result.reasons
+        assert result.timings_us["queue"] >= 200_000
+        assert ("predict" in result.timings_us) == (not late)
 
 
 def test_bulk_requests_are_answered_beside_the_others_and_once(bench: Bench) -> None:
