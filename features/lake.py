@@ -25,7 +25,7 @@ from pyiceberg.exceptions import (
     NoSuchTableError,
     TableAlreadyExistsError,
 )
-from pyiceberg.expressions import BooleanExpression, GreaterThanOrEqual, LessThan
+from pyiceberg.expressions import BooleanExpression, EqualTo, GreaterThanOrEqual, LessThan
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from features.settings import StoreSettings
@@ -85,10 +85,10 @@ class Lake:
             self._catalog = _open(stores)
 
     def create(self, table: str, schema: pa.Schema) -> bool:
-        """Create a table; whether it was missing.
+        """Create a table; whether it was missing. One that lacks columns gets them, null in the rows that it has.
 
         Raises:
-            LakeSchemaChanged: it exists with other columns.
+            LakeSchemaChanged: it exists with columns that `schema` has not.
         """
         # To look takes no lock; to create takes the catalog's write lock, and writes a metadata file first.
         if self.exists(table):
@@ -104,13 +104,32 @@ class Lake:
 
     def _hold_to(self, table: str, schema: pa.Schema) -> None:
         held = self.schema(table)
-        if held.names != schema.names:
+        if set(held.names) - set(schema.names):
             raise LakeSchemaChanged(
                 f"lake table {table}",
                 wanted=f"columns {schema.names}",
                 came=f"it has {held.names}",
                 mend="Evolve the table (pyiceberg's update_schema) or give the topic a new name.",
             )
+        if set(schema.names) - set(held.names):
+            self._widen(table, schema)
+
+    def _widen(self, table: str, schema: pa.Schema) -> None:
+        """Add the columns that a contract has gained, which are optional there: its old records lack them too."""
+        for tries_left in reversed(range(APPEND_TRIES_MAX)):
+            held = self._load(table)
+            names = held.schema().as_arrow().names
+            gained = pa.schema([f.with_nullable(True) for f in schema if f.name not in names])
+            try:
+                with _reported(f"adding columns to {table}"), held.update_schema() as update:
+                    update.union_by_name(gained)
+            except CommitFailedException:
+                # A batch was appended meanwhile, or another worker did the same.
+                if not tries_left:
+                    raise
+                time.sleep(random.uniform(0.01, 0.05))
+            else:
+                return
 
     def tables(self) -> list[str]:
         """The names of all tables, in order."""
@@ -194,11 +213,13 @@ class Lake:
         since_ms: int | None = None,
         until_ms: int | None = None,
         ingested_since_ms: int | None = None,
+        equal: Mapping[str, str | int] | None = None,
         columns: tuple[str, ...] = ("*",),
     ) -> pa.Table:
         """Rows as Arrow: of a snapshot (else the newest), with `since_ms ≤ event_time_ms < until_ms`.
 
-        With `ingested_since_ms`, only what was ingested then or later.
+        With `ingested_since_ms`, only what was ingested then or later; with `equal`, only where those columns have those
+        values.
         """
         bounds: list[BooleanExpression] = []
         if since_ms is not None:
@@ -207,6 +228,7 @@ class Lake:
             bounds.append(LessThan("event_time_ms", until_ms))
         if ingested_since_ms is not None:
             bounds.append(GreaterThanOrEqual("ingest_ms", ingested_since_ms))
+        bounds += [EqualTo(column, value) for column, value in (equal or {}).items()]
         source = self._load(table)
         scan = source.scan(selected_fields=columns, snapshot_id=snapshot_id)
         for bound in bounds:

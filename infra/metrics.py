@@ -1,19 +1,29 @@
 """What `headrace status` knows, as Prometheus metrics.
 
 Collected when asked: services from the supervisor's state file, workers' own counters from their last report (outdated
-and expired tiles among the materializer's), jobs from Flink, and their late events from the intake. Nothing is kept between two scrapes.
+and expired tiles among the materializer's), jobs from Flink, and their late events from the intake; of the scorer, how
+long each stage took and what was answered, by version, route, tenant and lane. Nothing is kept between two scrapes.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+
+from serving.stages import BOUNDS_US, Labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from prometheus_client.core import Metric
+
+US_PER_S = 1_000_000
+BOUNDS_S = (*(str(us / US_PER_S) for us in BOUNDS_US), "+Inf")
 
 # Of a job's health: the metric's name and what it is.
 JOB_GAUGES = {
@@ -43,7 +53,7 @@ class StackMetrics(Collector):
     def __init__(self, summary: Callable[[], Mapping[str, Any]]) -> None:
         self._summary = summary
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Every metric, with one sample a service, counter or job."""
         now = self._summary()
         yield GaugeMetricFamily(
@@ -51,6 +61,7 @@ class StackMetrics(Collector):
         )
         yield from _services(now["services"])
         yield _counters(now["services"])
+        yield from _scoring(now["services"])
         yield from _jobs(now["flink_jobs"])
 
 
@@ -76,6 +87,28 @@ def _counters(services: Mapping[str, Mapping[str, Any]]) -> GaugeMetricFamily:
             if isinstance(value, int | float) and "." not in number:
                 reported.add_metric([name, number], float(value))
     return reported
+
+
+def _scoring(services: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
+    """The stages of every service that reports them, as JSON text: a report holds no lists."""
+    labels = ["service", *Labels._fields]
+    took = HistogramMetricFamily(
+        "headrace_stage_seconds",
+        "From the broker's stamp on a request to the commit of its answer; read, predict and commit by the batch.",
+        labels=["stage", *labels],
+    )
+    answers = CounterMetricFamily(
+        "headrace_answers", "Committed results and dead letters.", labels=["status", *labels]
+    )
+    for name, row in services.items():
+        told = json.loads((row.get("report") or {}).get("stages", "{}"))
+        for stage, *of, counts, sum_us in told.get("stages", ()):
+            buckets = list(zip(BOUNDS_S, map(float, accumulate(counts)), strict=True))
+            took.add_metric([stage, name, *of], buckets, sum_us / US_PER_S)
+        for status, *of, count in told.get("answers", ()):
+            answers.add_metric([status, name, *of], float(count))
+    yield took
+    yield answers
 
 
 def _jobs(jobs: list[Mapping[str, Any]]) -> Iterator[GaugeMetricFamily]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf, log, log1p
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +37,12 @@ def log_losses(scores: Floats, labels: Floats) -> Floats:
     return losses
 
 
+def log_loss(score: float, *, label: bool) -> float:
+    """One row of `log_losses`."""
+    clipped = min(max(score, SCORE_MARGIN), 1 - SCORE_MARGIN)
+    return -log(clipped) if label else -log1p(-clipped)
+
+
 def auc(scores: Floats, labels: Floats) -> float | None:
     """Area under the ROC curve by the rank sum, ties counted half; None with one class only."""
     positives = int((labels > 0).sum())
@@ -44,6 +52,28 @@ def auc(scores: Floats, labels: Floats) -> float | None:
     ranks = stats.rankdata(scores)
     rank_sum = float(ranks[labels > 0].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def auc_variance_by_entity(scores: Floats, labels: Floats, entities: Sequence[str]) -> float:
+    """Variance of the AUC where rows of one entity hang together (Obuchowski 1997, Biometrics 53); infinite with one class.
+
+    The AUC is a mean of placements: of each positive among the negatives, and of each negative among the positives.
+    """
+    area = auc(scores, labels)
+    if area is None:
+        return inf
+    positive = labels > 0
+    ranks, placed = stats.rankdata(scores), np.empty(len(scores))
+    count = {True: int(positive.sum()), False: int((~positive).sum())}
+    for mine in (True, False):
+        rows = positive == mine
+        below = (ranks[rows] - stats.rankdata(scores[rows])) / count[not mine]
+        placed[rows] = ((below if mine else 1 - below) - area) / count[mine]
+    _, of = np.unique(np.array(entities, dtype=object).astype(str), return_inverse=True)
+    sums = np.bincount(of, weights=placed)
+    if len(sums) < 2:  # noqa: PLR2004 - a variance needs two
+        return inf
+    return float((sums**2).sum() * len(sums) / (len(sums) - 1))
 
 
 def accuracy(scores: Floats, labels: Floats) -> Accuracy:

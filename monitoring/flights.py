@@ -32,5 +32,7 @@ POLICY = Policy(
         look_back_ms=60 * DAY_MS,
     ),
     # A canary of 10 % sees about 95 flights a day, so the last look comes after about a week.
-    guard=GuardPolicy(rows_min=100, rows_decide=600, duration_max_ms=14 * DAY_MS),
+    guard=GuardPolicy(
+        answers_min=100, rows_min=100, rows_decide=600, duration_max_ms=14 * DAY_MS, slow_ms=100.0
+    ),
 )

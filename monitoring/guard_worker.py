@@ -1,7 +1,8 @@
 """Watches the canary of the current release and publishes one verdict on it; releases are admission's to write.
 
 While a canary is on trial no offset is committed, so a restart reads its whole trial again; between trials offsets
-follow the readers. The verdict's id is the candidate's, so a candidate is judged once, whoever restarts.
+follow the readers. The verdict's id is the candidate's and its release's, so a trial is judged once, whoever restarts; a
+version that is tried again later is judged again.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ class GuardWorker:
         self._control = control
         self._release: Release | None = None
         self._trial: Trial | None = None
-        self._judged: set[str] = set()
+        # Candidate → the newest release of it that has a verdict.
+        self._judged: dict[str, int] = {}
         # Candidate → the order its admission carried.
         self._orders: dict[str, str | None] = {}
         self._early: list[ResultRow | JoinedRow] = []
@@ -96,21 +98,21 @@ class GuardWorker:
             self._release is None or event.epoch > self._release.epoch
         ):
             self._release = event
-            on_trial = event.canary is not None and event.canary not in self._judged
-            self._trial = Trial(event, self._policy.guard) if on_trial else None
+            if self._trial is None or not self._trial.goes_on(event):
+                self._trial = self._trial_of(event)
             early, self._early = self._early, []
             for row in early:
                 self.add(row)
 
     def add(self, row: ResultRow | JoinedRow) -> None:
-        """Take one row; those of past epochs are passed by."""
+        """Take one row; those from before the trial are passed by."""
         epoch = self._release.epoch if self._release else 0
         if row.epoch > epoch:
             if len(self._early) < EARLY_ROWS_MAX:
                 self._early.append(row)
             else:
                 self._counts["early_dropped"] += 1
-        elif row.epoch == epoch and self._trial is not None:
+        elif self._trial is not None and row.epoch >= self._trial.release.epoch:
             if isinstance(row, ResultRow):
                 self._trial.add_result(row)
             else:
@@ -137,20 +139,30 @@ class GuardWorker:
         metrics = self._trial.canary_progress() if self._trial else {}
         return {**self._counts, "canary": canary or "", **metrics}
 
+    def _trial_of(self, release: Release) -> Trial | None:
+        canary = release.canary
+        if canary is None or self._judged.get(canary, 0) >= release.epoch:
+            return None
+        return Trial(release, self._policy.guard)
+
     def _observe_verdict(self, verdict: Verdict) -> None:
         match verdict.verdict:
             case VerdictKind.ADMIT:
                 self._orders[verdict.candidate] = verdict.order_id
             case VerdictKind.PROMOTE | VerdictKind.ROLL_BACK:
-                self._judged.add(verdict.candidate)
-                if self._trial and self._trial.release.canary == verdict.candidate:
+                of, epoch = verdict.candidate, verdict.epoch or 0
+                self._judged[of] = max(self._judged.get(of, 0), epoch)
+                began = self._trial.release if self._trial else None
+                if began and began.canary == of and epoch >= began.epoch:
                     self._trial = None
 
     def _verdict(self, trial: Trial, ruling: Ruling) -> Verdict:
         candidate = trial.release.canary or ""
+        epoch = self._release.epoch if self._release else trial.release.epoch
         return Verdict(
             event_time_ms=trial.clock_ms,
-            event_id=f"verdict-{self._case}-{candidate}",
+            event_id=f"verdict-{self._case}-{candidate}-{epoch}",
+            epoch=epoch,
             case=self._case,
             decided_at_ms=time.time_ns() // 1_000_000,
             verdict=ruling.verdict,

@@ -32,6 +32,7 @@ class ResultHalf(msgspec.Struct, frozen=True, tag_field="half", tag=RESULT):
     route: str
     epoch: int
     traceparent: str
+    entity: str = ""
 
 
 class OutcomeHalf(msgspec.Struct, frozen=True, tag_field="half", tag=OUTCOME):
@@ -59,6 +60,7 @@ class JoinedRow(msgspec.Struct, frozen=True):
     epoch: int
     late: bool
     outcome_time_ms: int
+    entity: str
 
 
 class Forwarded(msgspec.Struct, frozen=True, array_like=True):
@@ -81,6 +83,7 @@ def join(result: ResultHalf, outcome: OutcomeHalf) -> JoinedRow:
         epoch=result.epoch,
         late=outcome.late,
         outcome_time_ms=outcome.event_time_ms,
+        entity=result.entity,
     )
 
 

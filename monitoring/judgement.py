@@ -21,6 +21,8 @@ from schemas.results import Route, Status
 
 Floats = NDArray[np.float64]
 SCORE = "score"
+# While a canary is tried, rules keep some requests with the champion: its answers all the same.
+_CHAMPIONS = (Route.CHAMPION, Route.ASSIGNED)
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def champion_scores(window: Window, version: str) -> Floats:
             for r in window.results
             if r.score is not None
             and r.status == Status.SCORED
-            and r.route == Route.CHAMPION
+            and r.route in _CHAMPIONS
             and r.version == version
         ],
         dtype=np.float64,
@@ -151,7 +153,7 @@ def _champion_outcomes(window: Window, version: str) -> tuple[Floats, Floats]:
         for row in window.joined.values()
         if row.score is not None
         and row.status == Status.SCORED
-        and row.route == Route.CHAMPION
+        and row.route in _CHAMPIONS
         and row.version == version
     ]
     table = np.array(rows, dtype=np.float64).reshape(-1, 2)

@@ -65,36 +65,42 @@ class LoopPolicy:
 
 @dataclass(frozen=True)
 class GuardPolicy:
-    """How a canary is judged. The four alphas add up to the chance that a canary as good as its champion is rolled back.
+    """How a canary is judged. The alphas add up to the chance that a canary as good as its champion is rolled back.
 
     Attributes:
-        rows_min: Joined canary rows (and answers) before anything is said.
+        answers_min: Answers of the canary before anything is said of its errors, its time and its scores.
+        rows_min: Joined canary rows before anything is said of what its scores are worth.
         rows_decide: Joined canary rows at the planned last look.
         duration_max_ms: The last look comes by then, in event time.
         mixture_sd: The size of harm, in nats of log-loss, that the sequential test is most sensitive to.
         fault_rise_min: The least rise of the rate of unscored answers worth a roll-back.
+        slow_ms: An answer whose model took longer is slow; None does not look at time.
+        slow_rise_min: The least rise of the rate of slow answers worth a roll-back.
         score_distance_max: Kolmogorov-Smirnov distance between the arms' scores that no sound retraining explains.
-        alpha_log_loss, alpha_faults: Of the sequential tests.
+        alpha_log_loss, alpha_faults, alpha_slow: Of the sequential tests.
         alpha_last_log_loss, alpha_last_auc: Of the last look.
     """
 
     rows_min: int
     rows_decide: int
     duration_max_ms: int
+    answers_min: int = 200
     mixture_sd: float = 0.05
     fault_rise_min: float = 0.01
+    slow_ms: float | None = None
+    slow_rise_min: float = 0.05
     score_distance_max: float = 0.5
     alpha_log_loss: float = 0.02
-    alpha_faults: float = 0.01
+    alpha_faults: float = 0.005
+    alpha_slow: float = 0.005
     alpha_last_log_loss: float = 0.01
     alpha_last_auc: float = 0.01
 
     @property
     def alpha(self) -> float:
         """The nominal rate of false roll-backs (union bound)."""
-        return (
-            self.alpha_log_loss + self.alpha_faults + self.alpha_last_log_loss + self.alpha_last_auc
-        )
+        watched = self.alpha_log_loss + self.alpha_faults + self.alpha_slow
+        return watched + self.alpha_last_log_loss + self.alpha_last_auc
 
 
 @dataclass(frozen=True)

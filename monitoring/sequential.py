@@ -14,7 +14,7 @@ chance of L exceeding 1/(2a) with d > 0 is about a.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp, sqrt
+from math import exp, inf, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,59 @@ Floats = NDArray[np.float64]
 
 # exp() of more than this overflows; the answer is certain long before.
 _EXPONENT_MAX = 700.0
+
+
+class Moments:
+    """Mean of rows that come and are replaced one by one, and its variance where rows of one entity hang together.
+
+    The variance is that of a ratio of sums over entities (the cluster-robust one, Liang and Zeger 1986): what an entity's rows
+    have in common counts once, however many they are. With one row an entity it is the usual one.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.total = 0.0
+        # Entity → its rows and their sum; and over all entities the sums of squares and products of the two.
+        self._of: dict[str, tuple[int, float]] = {}
+        self._totals2 = 0.0
+        self._products = 0.0
+        self._rows2 = 0
+
+    def add(self, value: float, entity: str) -> None:
+        """Take a row in."""
+        self._change(entity, 1, value)
+
+    def remove(self, value: float, entity: str) -> None:
+        """Take back a row that was taken in."""
+        self._change(entity, -1, -value)
+
+    @property
+    def mean(self) -> float:
+        """0 without rows."""
+        return self.total / self.rows if self.rows else 0.0
+
+    @property
+    def variance_of_mean(self) -> float:
+        """Infinite below two entities: one alone tells nothing of others."""
+        entities = len(self._of)
+        if entities < 2 or not self.rows:  # noqa: PLR2004 - a variance needs two
+            return inf
+        mean = self.mean
+        spread = self._totals2 - 2 * mean * self._products + mean * mean * self._rows2
+        return max(spread, 0.0) / self.rows**2 * entities / (entities - 1)
+
+    def _change(self, entity: str, rows: int, value: float) -> None:
+        n, total = self._of.get(entity, (0, 0.0))
+        m, after = n + rows, total + value
+        self._totals2 += after * after - total * total
+        self._products += m * after - n * total
+        self._rows2 += m * m - n * n
+        self.rows += rows
+        self.total += value
+        if m:
+            self._of[entity] = m, after
+        else:
+            self._of.pop(entity, None)
 
 
 @dataclass(frozen=True)
@@ -40,6 +93,20 @@ class Difference:
             return cls(0.0, float("inf"))
         variance = treated.var(ddof=1) / len(treated) + control.var(ddof=1) / len(control)
         return cls(float(treated.mean() - control.mean()), float(variance))
+
+    @classmethod
+    def of_means(cls, treated: Moments, control: Moments) -> Difference:
+        """From the moments of both arms; no information below two entities in either."""
+        variance = treated.variance_of_mean + control.variance_of_mean
+        return cls(treated.mean - control.mean, variance)
+
+    @classmethod
+    def of_marks(cls, treated: Moments, control: Moments) -> Difference:
+        """From the moments of rows marked 1 or 0: never more certain than independent rows would make it."""
+        sides = [(round(one.total), one.rows) for one in (treated, control)]
+        rates = cls.of_rates(*sides)
+        together = cls.of_means(treated, control)
+        return cls(rates.value, max(rates.variance, together.variance))
 
     @classmethod
     def of_rates(cls, treated: tuple[int, int], control: tuple[int, int]) -> Difference:

@@ -27,6 +27,10 @@ class ResultRow(msgspec.Struct, frozen=True):
     route: str
     epoch: int
     features: dict[str, float | None]
+    reasons: tuple[str, ...] = ()
+    timings_us: dict[str, int] = {}
+    failed: tuple[str, ...] = ()
+    entity: str = ""
 
 
 class JoinedRow(msgspec.Struct, frozen=True):
@@ -40,6 +44,7 @@ class JoinedRow(msgspec.Struct, frozen=True):
     route: str
     epoch: int
     late: bool
+    entity: str = ""
 
 
 class Clock:

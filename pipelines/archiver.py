@@ -151,11 +151,11 @@ class Archiver:
 
 
 def archived_topics(case: str) -> list[Topic]:
-    """Every topic with a contract, but of a stream only its `.valid` twin, and of requests only themselves."""
+    """Every topic with a contract, but of a stream only its `.valid` twin, of requests only themselves, and no replay."""
     return [
         t
         for t in topics.table_of(case).values()
-        if t.contract is not None and t.stage not in ("raw", "own")
+        if t.contract is not None and t.stage not in ("raw", "own", "replay")
     ]
 
 

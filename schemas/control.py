@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.events import Event, Id
 
@@ -25,10 +25,33 @@ class ControlEvent(Event):
     decided_at_ms: int
 
 
+class CanaryRule(StrEnum):
+    """What a routing rule says of the requests it fits."""
+
+    NEVER = "never"
+    ONLY = "only"
+    SPLIT = "split"
+
+
+class RoutingRule(BaseModel):
+    """Whom a canary may answer, by a field of the request. Rules narrow a canary; none makes it answer more.
+
+    Requests that a `never` rule fits stay with the champion. Where there are `only` rules, so do those that none of them
+    fits: the canary is tried on the others first. `split` lifts the use case's rule of the same field and value.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    field: str
+    value: str
+    canary: CanaryRule
+
+
 class Release(ControlEvent):
     """Which versions answer from now on. Compacted by use case; `epoch` only grows, and a lower one is ignored.
 
-    `canary_share` is the part of keys, in [0, 1], that the canary answers.
+    `canary_share` is the part of keys, in [0, 1], that the canary answers. `pins` names the version of single keys, whatever
+    the split and the rules say. `rules` go before those that the use case declares (`serving.<case>.ROUTING`).
     """
 
     epoch: Annotated[int, Field(ge=1)]
@@ -40,6 +63,8 @@ class Release(ControlEvent):
     salt: str
     reason: str
     decided_by: str
+    pins: Annotated[dict[str, str], Field(max_length=1_000)] = Field(default_factory=dict)
+    rules: tuple[RoutingRule, ...] = ()
 
 
 class AlertKind(StrEnum):
@@ -100,7 +125,8 @@ class Verdict(ControlEvent):
     """A decision over a version, with its evidence.
 
     ADMIT and REFUSE are published by admission; PROMOTE and ROLL_BACK by the guard, and obeyed by admission, the only
-    writer of releases. `order_id` closes the retraining order it belongs to.
+    writer of releases. `order_id` closes the retraining order it belongs to. `epoch` is the release that the guard
+    judged: the same version may be tried again later.
     """
 
     verdict: VerdictKind
@@ -112,3 +138,4 @@ class Verdict(ControlEvent):
     candidate_metrics: dict[str, float]
     rows: int
     reason: str
+    epoch: int | None = None

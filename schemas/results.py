@@ -20,12 +20,18 @@ class Status(StrEnum):
 
 
 class Route(StrEnum):
-    """Which arm of the release answered."""
+    """Which arm of the release answered. `assigned`: a pin or a routing rule chose the version, not the split."""
 
     CHAMPION = "champion"
     CANARY = "canary"
+    ASSIGNED = "assigned"
     SHADOW = "shadow"
     RULE = "rule"
+
+
+# How the reasons of an assigned answer begin; whoever compares the arms of a split passes by what these chose.
+PINNED = "pinned"
+ROUTED = "routed"
 
 
 class Result(Event):
@@ -37,7 +43,10 @@ class Result(Event):
     its features (null: the entity was never seen). `ahead` names views whose tiles already held later events.
     `unsettled` names views whose features may lack events that came before the request: the online store had lost the view's
     rings, and they were being rebuilt; or the request is a feature event itself, its partition was taken over, and the
-    rings had not caught up within the budget.
+    rings had not caught up within the budget. `version` and `route` say who answered; `failed` names the versions that were
+    asked before and gave no usable answer, in order. Where the rule answered, `version` is the one it answered for.
+    `timings_us` is what the stages took, in microseconds: `queue` from the broker's stamp until it was taken up, `read`
+    of the features and `predict` of the version named, both of the whole batch. A stage that did not happen is not there.
     """
 
     id_field: ClassVar[str] = "request_id"
@@ -53,6 +62,7 @@ class Result(Event):
     route: Route
     epoch: Annotated[int, Field(ge=0)]
     reasons: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
     features: dict[str, float | None]
     ages_ms: dict[str, int | None]
     ahead: tuple[str, ...] = ()
@@ -60,10 +70,31 @@ class Result(Event):
     read_at_ms: int
     scored_at_ms: int
     traceparent: str
+    timings_us: dict[str, int] = Field(default={})
+
+
+class Replayed(Event):
+    """What another look at a logged vector gave: the same decision scored again, beside what was answered then.
+
+    `logged_score` is null where no model had answered. A replay that is run again repeats its records; they carry the
+    same numbers.
+    """
+
+    id_field: ClassVar[str] = "request_id"
+    key_field: ClassVar[str] = "entity"
+
+    request_id: Id
+    entity: str
+    version: str
+    score: float | None
+    label: bool | None
+    logged_version: str
+    logged_score: float | None
+    logged_label: bool | None
 
 
 class Joined(Event):
-    """A result beside its outcome; an upsert by request id, so repeats are harmless."""
+    """A result beside its outcome; an upsert by request id, so repeats are harmless. `entity` is empty in old ones."""
 
     id_field: ClassVar[str] = "request_id"
     key_field: ClassVar[str] = "request_id"
@@ -77,3 +108,4 @@ class Joined(Event):
     epoch: int
     late: bool
     outcome_time_ms: int
+    entity: str = ""

@@ -19,7 +19,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from schemas import control, usecase
 from schemas.errors import HeadraceError
-from schemas.results import Joined, Result
+from schemas.results import Joined, Replayed, Result
 
 if TYPE_CHECKING:
     from schemas.events import Event
@@ -53,6 +53,7 @@ class Topic:
         compacted: Only the newest record of a key is kept.
         stage: "raw" topics are validated by the intake into their `.valid` twin; so are "requests" that have one, of stage
             "own", because they are feature events themselves. "bulk" are requests that are answered after the others.
+            "replay" is looked at once and soon gone.
     """
 
     name: str
@@ -118,6 +119,7 @@ def standard_topics(
         *asked,
         results,
         replace(results, name=f"{case}.shadow"),
+        Topic(f"{case}.replay", Replayed, "entity", retention_ms=DAY_MS, stage="replay"),
         Topic(f"{case}.joined", Joined, "request_id", 2, compacted=True),
         *raw,
         *valid,

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from serving.settings import ServingSettings
 
 TOPICS = ("control.candidates", "control.verdicts", "control.releases")
-POLL_S = 0.5
+# How long a verdict waits at most; a canary that does harm answers on until it is obeyed.
+POLL_S = 0.2
 RESTART_S = 2.0
 
 log = structlog.get_logger()
@@ -44,7 +45,8 @@ def run(
 ) -> None:
     """Judge candidates and obey the guard until told to stop.
 
-    An operator's release fences this worker out of its transactional id; it then reads what was decided and goes on.
+    An operator's release fences this worker out of its transactional id. It takes the id back as soon as it reads that
+    release, and not when it has the next verdict to obey.
     """
     while not ctx.stop.is_set():
         try:
@@ -86,6 +88,7 @@ def _serve(
     writer = f"{release_log.TOPIC}.{ctx.case}"
     with ControlLog(kafka, ctx.case, TOPICS, writer) as control:
         docket.fold(control.read_all())
+        epoch = docket.state.epoch
         while not ctx.stop.is_set():
             ctx.report(
                 {
@@ -100,8 +103,11 @@ def _serve(
                 log.info("admission.decided", events=[e.event_id for e in decided])
                 # The log says what was decided, not this process: nothing more before it has come back.
                 _await(ctx, control, docket, decided)
+                epoch = docket.state.epoch
             else:
                 docket.fold(control.poll(POLL_S))
+                if docket.state.epoch > epoch:
+                    return  # somebody else released, and fenced this writer: begin anew
 
 
 def decide(
@@ -112,8 +118,8 @@ def decide(
     release = docket.state.release
     if ruling is not None and release is not None:
         follow = promoted if ruling.verdict is VerdictKind.PROMOTE else rolled_back
-        reason = f"guard: {ruling.reason}"
-        return (follow(release, **_stamp(release, ruling.event_time_ms, reason, "guard")),)
+        stamp = _stamp(release, ruling.event_time_ms, ruling.reason, "guard")
+        return (follow(release, **stamp),)
     candidate = docket.candidate()
     if candidate is None or release is None:
         return None

@@ -24,6 +24,7 @@ from schemas import topics
 from schemas.errors import HeadraceError
 from serving.replica import DEPLOYMENT, SECRETS
 from serving.settings import ServingSettings
+from serving.stages import merged
 
 if TYPE_CHECKING:
     from ray.serve.schema import ApplicationStatusOverview
@@ -150,7 +151,7 @@ def _count(case: str, serving: ServingSettings) -> dict[str, Any]:
 
 
 def _watch(ctx: WorkerContext, app: str, lag: _Lag) -> None:
-    replicas: dict[int, dict[str, int]] = {}
+    replicas: dict[int, dict[str, Any]] = {}
     while not ctx.stop.wait(LOOK_S):
         seen = serve.status().applications.get(app)
         if seen is not None and seen.status is ApplicationStatus.DEPLOY_FAILED:
@@ -173,7 +174,7 @@ def _running(seen: ApplicationStatusOverview | None) -> int:
     return int(seen.deployments[DEPLOYMENT].replica_states.get("RUNNING", 0))
 
 
-def _ask(app: str) -> list[dict[str, int]]:
+def _ask(app: str) -> list[dict[str, Any]]:
     """The counters of every running replica; none where one is just going."""
     handle = serve.get_deployment_handle(DEPLOYMENT, app)
     try:
@@ -184,14 +185,16 @@ def _ask(app: str) -> list[dict[str, int]]:
 
 
 def _summary(
-    replicas: dict[int, dict[str, int]], running: int, lag: int, status: str
+    replicas: dict[int, dict[str, Any]], running: int, lag: int, status: str
 ) -> dict[str, float | int | str]:
     """Sums over all replicas ever seen, so that a total does not fall when one is replaced."""
     total: Counter[str] = Counter()
     for counters in replicas.values():
         total.update({name: counters.get(name, 0) for name in _SUMMED})
     epoch = max((counters["epoch"] for counters in replicas.values()), default=0)
-    return {"status": status, "replicas": running, "lag": lag, "epoch": epoch, **dict(total)}
+    stages = json.dumps(merged(counters.get("stages", {}) for counters in replicas.values()))
+    told = {"status": status, "replicas": running, "lag": lag, "epoch": epoch}
+    return {**told, **dict(total), "stages": stages}
 
 
 class _Lag:

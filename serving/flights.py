@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from serving.declared import Fallback
 from serving.gate import Requirement
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ GATE = (
     Requirement("log_loss", better="lower"),
     Requirement("brier", better="lower"),
 )
+
+# Who answers for a model that cannot.
+FALLBACKS = (Fallback.RETRY, Fallback.OTHER_MODEL, Fallback.RULE)
 
 # The rule's label; a model brings its own threshold.
 FALLBACK_THRESHOLD = 0.5

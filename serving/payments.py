@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from schemas.control import CanaryRule, RoutingRule
+from serving.declared import Fallback
 from serving.gate import Requirement
 
 if TYPE_CHECKING:
@@ -14,12 +16,21 @@ if TYPE_CHECKING:
 # One card in twenty answers to a candidate: fraud is rare, but payments are many.
 CANARY_SHARE = 0.05
 
+# A wrong answer is dearest at cards of the highest tier, one in fifty: they wait for a version that has been promoted.
+ROUTING = (RoutingRule(field="risk_tier", value="high", canary=CanaryRule.NEVER),)
+
 # What a candidate owes before it may take traffic, measured with the champion on the candidate's own held-out rows.
 GATE = (
     Requirement("auc", better="higher", bound=0.75),
     Requirement("log_loss", better="lower"),
     Requirement("brier", better="lower"),
 )
+
+# Who answers for a model that cannot. A second try would come out of the time in which a payment must be decided.
+FALLBACKS = (Fallback.OTHER_MODEL, Fallback.RULE)
+# The decision is worth little after 45 ms, and nothing after this. Less would take a stall of the machine for a fault of
+# the model: a batch is a matter of 2 ms.
+PREDICT_MS_MAX = 500
 
 # The rule's label; a model brings its own threshold.
 FALLBACK_THRESHOLD = 0.5

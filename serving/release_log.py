@@ -12,6 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from schemas import topics
 from schemas.control import Release
+from schemas.control_log import ControlLog, Entry
 from schemas.decoding import Refusal, decode
 from schemas.envelope import headers
 from schemas.errors import HeadraceError
@@ -34,6 +35,18 @@ def current(kafka: KafkaSettings, case: str) -> Release | None:
         ReleaseRefused: The topic cannot be read.
     """
     return ReleaseState(case).fold_all(_read(kafka)).release
+
+
+def history(kafka: KafkaSettings, case: str, count: int) -> list[Entry]:
+    """The newest releases and verdicts that are still in the log, oldest first.
+
+    Trap: the topic of releases is compacted, so that in time only the release in force is left; verdicts are kept.
+
+    Raises:
+        ControlLogUnavailable: The topics cannot be read.
+    """
+    with ControlLog(kafka, case, (TOPIC, "control.verdicts")) as log:
+        return sorted(log.read_all(), key=lambda entry: entry.ingest_ms)[-count:]
 
 
 def publish(kafka: KafkaSettings, release: Release) -> None:
@@ -104,7 +117,7 @@ def promote(
 ) -> Release:
     """Make the canary in force the champion, and say what was published."""
     now = _in_force(kafka, case)
-    return _published(kafka, promoted(now, **_stamp(now, reason, decided_by)))
+    return _published(kafka, promoted(now, **stamp(now, reason, decided_by)))
 
 
 def rollback(
@@ -112,7 +125,7 @@ def rollback(
 ) -> Release:
     """End the canary in force, and say what was published."""
     now = _in_force(kafka, case)
-    return _published(kafka, rolled_back(now, **_stamp(now, reason, decided_by)))
+    return _published(kafka, rolled_back(now, **stamp(now, reason, decided_by)))
 
 
 def _in_force(kafka: KafkaSettings, case: str) -> Release:
@@ -127,8 +140,11 @@ def _in_force(kafka: KafkaSettings, case: str) -> Release:
     return now
 
 
-def _stamp(now: Release, reason: str, decided_by: str) -> dict[str, str | int]:
-    """An operator decides on the wall clock; the stream's clock is taken to be the last release's."""
+def stamp(now: Release, reason: str, decided_by: str) -> dict[str, str | int]:
+    """What the successor of `now` says of its making.
+
+    An operator decides on the wall clock; the stream's clock is taken to be the last release's.
+    """
     return {
         "event_id": f"release-{now.case}-{now.epoch + 1}",
         "event_time_ms": now.event_time_ms,

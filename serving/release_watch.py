@@ -10,7 +10,8 @@ from typing import Self
 import structlog
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from schemas.control import Release
+from schemas import usecase
+from schemas.control import Release, RoutingRule
 from schemas.errors import HeadraceError
 from schemas.settings import KafkaSettings
 from serving.release_log import TOPIC, decoded
@@ -23,6 +24,38 @@ log = structlog.get_logger()
 POLL_S = 0.2
 # A version that was refused may be mended on disk: look again, seldom enough not to load the disk.
 RETRY_S = 5.0
+
+
+class WrongRouting(HeadraceError):
+    """A routing rule over something that a request does not have."""
+
+
+def routing(case: str) -> tuple[RoutingRule, ...]:
+    """The rules that a use case declares (`serving.<case>.ROUTING`); none where it says nothing.
+
+    Raises:
+        WrongRouting: A request has no such field.
+    """
+    rules: tuple[RoutingRule, ...] = getattr(usecase.load("serving", case), "ROUTING", ())
+    for rule in rules:
+        check_field(case, rule.field)
+    return rules
+
+
+def check_field(case: str, field: str) -> None:
+    """A rule may look at this field of the use case's requests.
+
+    Raises:
+        WrongRouting: There is no such field.
+    """
+    known = sorted(usecase.load("schemas", case).REQUEST.model_fields)
+    if field not in known:
+        raise WrongRouting(
+            f"routing of {case}",
+            wanted=f"a field of its requests: {', '.join(known)}",
+            came=field,
+            mend="Correct the rule.",
+        )
 
 
 class ReleaseWatch:
@@ -40,7 +73,7 @@ class ReleaseWatch:
 
     def __init__(self, kafka: KafkaSettings, case: str, load: Callable[[str, str], Model]) -> None:
         self._kafka, self._load = kafka, load
-        self._wanted = ReleaseState(case)
+        self._wanted = ReleaseState(case, rules=routing(case))
         self._models: dict[str, Model] = {}
         self._refused: dict[str, str] = {}
         self._serving: Serving | None = None
@@ -130,11 +163,13 @@ class ReleaseWatch:
             return
         before = self._serving
         names = self._wanted.versions
-        models = {v: self._models[v] for v in names if v in self._models}
-        self._serving = Serving(self._wanted, models, refused)
+        previous = _previous(before, release.champion)
+        kept = (*names, previous)
+        models = {v: self._models[v] for v in kept if v is not None and v in self._models}
+        self._serving = Serving(self._wanted, models, refused, previous)
         if before is None or before.state.epoch != self._wanted.epoch:
             log.info("releases.applied", epoch=release.epoch, champion=release.champion)
-            warm = before.state.versions if before else ()
+            warm = (*before.state.versions, previous) if before else ()
             self._models = {v: m for v, m in self._models.items() if v in (*names, *warm)}
 
     def _take(self, model: str, version: str, refused: dict[str, str]) -> None:
@@ -144,3 +179,11 @@ class ReleaseWatch:
             refused[version] = str(error)
             if self._refused.get(version) != str(error):
                 log.warning("releases.refused", version=version, error=str(error))
+
+
+def _previous(before: Serving | None, champion: str) -> str | None:
+    """The champion that reigned before this one, as far as this process has seen; it stays in memory to help out."""
+    if before is None:
+        return None
+    reigned = before.state.versions[0]
+    return before.previous if reigned == champion else reigned

@@ -75,9 +75,9 @@ class Replica:
                 came=f"the last one began {self._scorer.stuck_s():.0f} s ago",
             )
 
-    def status(self) -> dict[str, int]:
-        """Counters since this replica started, and its process."""
-        return {"pid": os.getpid(), **self._scorer.counters()}
+    def status(self) -> dict[str, Any]:
+        """Counters and stages since this replica started, and its process."""
+        return {"pid": os.getpid(), **self._scorer.counters(), "stages": self._scorer.stages()}
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `serving.scaling` decides by; called by Serve where replicas follow the lag."""

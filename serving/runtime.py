@@ -13,33 +13,21 @@ from features.inputs import input_names
 from schemas import usecase
 from schemas.manifest import MODEL_FILE, contract_digest
 from serving import manifest
+from serving.asking import HANGS, TIMEOUT
 from serving.manifest import Manifest, ModelRefused
+from serving.output_contract import Matrix, ModelFailed, Output, OutputContract, Scores
+from serving.timed_calls import Overran, StillHanging, TimedCalls
 
 if TYPE_CHECKING:
     from features.views import Plan
 
-Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
-Scores = np.ndarray[tuple[int], np.dtype[np.float64]]
+__all__ = ["Expected", "Matrix", "Model", "ModelFailed", "Scores", "checked", "load"]
 
 _RETRAIN = "Train a version under the applied definitions, or apply those it was trained under."
-# Sums of float32 leaves overshoot by an ulp or two; more than that is a wrong model.
-OVERSHOOT = 1e-6
+# For the first two rows of a version, which allocate.
+TRIAL_S = 10.0
 # Errors of converters and runtimes may carry whole graphs.
 _DETAIL_CHARS_MAX = 200
-
-
-class ModelFailed(Exception):
-    """The model gave no usable answer for this matrix; `reason` goes into the result.
-
-    Attributes:
-        reason: model_error, output_shape, output_not_finite or output_out_of_range.
-        detail: What came, shortened.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        self.reason = reason
-        self.detail = detail[:_DETAIL_CHARS_MAX]
-        super().__init__(f"{reason}: {self.detail}")
 
 
 @dataclass(frozen=True)
@@ -66,13 +54,18 @@ class Expected:
 
 
 class Model:
-    """A loaded version. `load` makes them; safe to share between threads."""
+    """A loaded version. `load` makes them; without `calls` safe to share between threads."""
 
-    def __init__(self, described: Manifest, session: onnxruntime.InferenceSession) -> None:
+    def __init__(
+        self,
+        described: Manifest,
+        session: onnxruntime.InferenceSession,
+        calls: TimedCalls[Output] | None = None,
+    ) -> None:
         self.manifest = described
         self.version = described.version
         self.threshold = described.threshold
-        self._session = session
+        self._session, self._calls = session, calls
         self._input = session.get_inputs()[0].name
         self._scores = session.get_outputs()[-1].name
 
@@ -85,35 +78,59 @@ class Model:
         Raises:
             ModelFailed: The runtime failed, or the output breaks its contract: `[rows]`, finite, in [0, 1].
         """
+        return checked(self.outputs(matrix), matrix.shape[0])
+
+    def outputs(self, matrix: Matrix) -> Output:
+        """What the model says to these rows, unjudged.
+
+        Raises:
+            ModelFailed: The runtime failed, or took longer than `calls` allow.
+        """
+        options = onnxruntime.RunOptions()
+
+        def run() -> Output:
+            found = self._session.run([self._scores], {self._input: matrix}, options)
+            return np.asarray(found[0])
+
+        def end() -> None:
+            options.terminate = True
+
         try:
-            out = self._session.run([self._scores], {self._input: matrix})[0]
+            return self._calls(self.version, run, end) if self._calls else run()
+        except Overran as error:
+            left = "; it could not be ended" if error.left else ""
+            raise ModelFailed(TIMEOUT, f"{error}{left}") from error
+        except StillHanging as error:
+            raise ModelFailed(
+                HANGS, f"{self.version} has not come back from an earlier batch"
+            ) from error
         except Exception as error:  # onnxruntime raises its own classes, which share no base
             raise ModelFailed("model_error", str(error)) from error
-        return checked(np.asarray(out), matrix.shape[0])
 
 
-def checked(output: np.ndarray[tuple[int, ...], np.dtype[np.float32]], rows: int) -> Scores:
-    """The output contract: `[rows, 2]` class probabilities or `[rows]` scores, finite, in [0, 1].
+def checked(output: Output, rows: int) -> Scores:
+    """The output contract of any model, for a batch as a whole: float scores of `[rows]`, finite, in [0, 1].
 
     Raises:
         ModelFailed: It is broken by at least one row.
     """
-    if output.shape not in {(rows, 2), (rows,), (rows, 1)}:
-        raise ModelFailed("output_shape", f"{output.shape} for {rows} rows")
-    scores: Scores = output.reshape(rows, -1)[:, -1].astype(np.float64)
-    if not np.isfinite(scores).all():
-        raise ModelFailed("output_not_finite", f"{int((~np.isfinite(scores)).sum())} of {rows}")
-    if scores.min(initial=0.0) < -OVERSHOOT or scores.max(initial=1.0) > 1 + OVERSHOOT:
-        raise ModelFailed("output_out_of_range", f"between {scores.min()} and {scores.max()}")
-    return np.clip(scores, 0.0, 1.0)
+    judged = OutputContract().judge(output, np.empty((rows, 0), dtype=np.float32))
+    for first in judged.failed.values():
+        raise ModelFailed(first.reason, f"{len(judged.failed)} of {rows}, the first {first.detail}")
+    return judged.scores
 
 
-def load(folder: str | Path, expected: Expected | None = None) -> Model:
+def load(
+    folder: str | Path,
+    expected: Expected | None = None,
+    calls: TimedCalls[Output] | None = None,
+) -> Model:
     """Verify a version's folder, load its model on one thread, and try it on two rows.
 
     Args:
         folder: `<models_dir>/<model>/<version>`.
         expected: What the platform would feed it; None loads for offline comparison on stored vectors.
+        calls: Who makes its calls and ends those that take too long; None lets them take their time.
 
     Raises:
         ModelRefused: The folder is not what its manifest says, the model was made for other features or another
@@ -133,9 +150,11 @@ def load(folder: str | Path, expected: Expected | None = None) -> Model:
         session = onnxruntime.InferenceSession(
             str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"]
         )
-        model = Model(described, session)
-        # The first run allocates; better here than under a request.
-        model.predict(np.zeros((2, len(described.inputs)), dtype=np.float32))
+        # The first run allocates; better here than under a request. Whoever loads follows releases, and must not hang.
+        trial: TimedCalls[Output] = TimedCalls(TRIAL_S)
+        zeros = np.zeros((2, len(described.inputs)), dtype=np.float32)
+        Model(described, session, trial).predict(zeros)
+        trial.close()
     except Exception as error:  # as above: onnxruntime's errors share no base
         raise ModelRefused(
             str(folder / MODEL_FILE),
@@ -143,7 +162,7 @@ def load(folder: str | Path, expected: Expected | None = None) -> Model:
             came=str(error)[:_DETAIL_CHARS_MAX],
             mend="Train again.",
         ) from error
-    return model
+    return Model(described, session, calls)
 
 
 def _match(folder: Path, came: Manifest, wanted: Expected) -> None:

@@ -10,7 +10,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import structlog
@@ -28,14 +30,21 @@ from schemas.envelope import REQUEST_DIGEST, header, raw_headers
 from schemas.errors import HeadraceError
 from schemas.events import Event
 from schemas.quarantine import dead_letter
+from schemas.results import Status
 from schemas.settings import KafkaSettings
 from serving import runtime, scoring
+from serving.asking import Asking
 from serving.channel import Channel, Outgoing
+from serving.declared import Fallback, declared
+from serving.observer import Observer
+from serving.output_contract import Output
 from serving.own_reader import OwnReader
 from serving.recent import Recent, answered, repeated
 from serving.release_watch import ReleaseWatch
 from serving.scoring import Answer, Batch, Rules, Serving
 from serving.settings import ServingSettings
+from serving.stopwatch import Took
+from serving.timed_calls import TimedCalls
 
 log = structlog.get_logger()
 
@@ -83,16 +92,26 @@ class Scorer:
         self._reader = VectorReader(stores, plan, contracts.SERVICE)
         self._own = self._own_reader()
         self._join_keys = self._reader.entity_columns
+        declares = declared(case, self._expected.inputs)
+        self._calls: TimedCalls[Output] = TimedCalls(declares.predict_ms_max / 1000)
+        self._asking = Asking(
+            declares.contract,
+            declares.breaker,
+            predict_ms_max=declares.predict_ms_max,
+            retry=Fallback.RETRY in declares.fallbacks,
+        )
         self._rules = Rules(
             inputs=contracts.INPUTS,
             features=self._reader.service.names,
-            fallback=rules.fallback,
-            threshold=rules.FALLBACK_THRESHOLD,
+            fallback=declares.rule,
+            threshold=declares.threshold,
+            fallbacks=declares.fallbacks,
             fresh_ms=_fresh_ms(plan, getattr(rules, "FRESH_S", {})),
         )
         self._deadline_ms: int | None = getattr(rules, "DEADLINE_MS", None)
         self._recent = Recent(settings.recent_ids)
         self._counts: Counter[str] = Counter()
+        self._observer = Observer(settings, case, slot)
         self._epoch = 0
         self._owned: frozenset[int] = frozenset()
         self._store_retry_at_s = 0.0
@@ -123,6 +142,9 @@ class Scorer:
             if channel is not None:
                 channel.close()
             self._reader.close()
+            self._observer.close()
+            self._calls.close()
+            log.info("scorer.ended", **self.counters())
 
     def move_to(self, slot: int) -> None:
         """Take another slot before the next batch."""
@@ -136,10 +158,15 @@ class Scorer:
         """Counts since the start, the epoch in force, and the partitions owned."""
         return {
             **dict(self._counts),
+            **dict(self._asking.counts),
             "slot": self._slot,
             "epoch": self._epoch,
             "partitions": len(self._owned),
         }
+
+    def stages(self) -> dict[str, Any]:
+        """How long each stage took since the start, and what was answered (`serving.stages`)."""
+        return self._observer.snapshot()
 
     def _open(self) -> Channel:
         return Channel(
@@ -158,7 +185,8 @@ class Scorer:
         return [f"{self._case}.results", f"{self._case}.shadow", *(t.dlq for t in asked)]
 
     def _load(self, model: str, version: str) -> runtime.Model:
-        return runtime.load(Path(self._settings.models_dir) / model / version, self._expected)
+        folder = Path(self._settings.models_dir) / model / version
+        return runtime.load(folder, self._expected, self._calls)
 
     def _own_reader(self) -> OwnReader:
         events = self._reader.own_events()
@@ -200,13 +228,17 @@ class Scorer:
             self._lag_at_s, self.lag = self._turned_s, channel.lag()
         if not messages:
             return
+        took = Took(taken_ms=_now_ms())
         self._recall(channel, messages)
         verdicts = self._verdicts(messages)
         self._own.consume(verdicts, channel.owned)
         requests, refused = self._judge(verdicts)
-        answers = self._in_time(requests, serving, channel)
+        answers = self._in_time(requests, serving, channel, took)
         outgoing, counts = self._outgoing(requests, answers, refused)
-        if channel.commit(outgoing, messages):
+        with took.committing():
+            committed = channel.commit(outgoing, messages)
+        if committed:
+            self._observer.batch(took, requests, answers, refused)
             for message, event in requests:
                 self._recent.add(int(message.partition() or 0), [(event.id, _digest(message))])
             self._counts.update(counts)
@@ -246,35 +278,46 @@ class Scorer:
         return requests, refused
 
     def _in_time(
-        self, requests: list[tuple[Message, Event]], serving: Serving, channel: Channel
+        self,
+        requests: list[tuple[Message, Event]],
+        serving: Serving,
+        channel: Channel,
+        took: Took,
     ) -> list[Answer | Refusal]:
         """Answers in the order of the requests; those whose deadline has passed are told so and not scored."""
         now_ms = _now_ms()
         due = [channel.due_ms(message) for message, _ in requests]
+        waited_us = [took.waited_us(message.timestamp()[1]) for message, _ in requests]
         late = {
-            row: scoring.expired(event, header(message, "traceparent"), serving, at_ms, now_ms)
+            row: scoring.expired(
+                event, header(message, "traceparent"), serving, at_ms, now_ms, waited_us[row]
+            )
             for row, ((message, event), at_ms) in enumerate(zip(requests, due, strict=True))
             if at_ms is not None and at_ms <= now_ms
         }
         live = [one for row, one in enumerate(requests) if row not in late]
-        scored = iter(self._answer(live, serving))
+        took.queue_us = [us for row, us in enumerate(waited_us) if row not in late]
+        scored = iter(self._answer(live, serving, took))
         return [late[row] if row in late else next(scored) for row in range(len(requests))]
 
     def _answer(
-        self, requests: list[tuple[Message, Event]], serving: Serving
+        self, requests: list[tuple[Message, Event]], serving: Serving, took: Took
     ) -> list[Answer | Refusal]:
         if not requests:
             return []
         events = [event for _, event in requests]
-        vectors, why = self._vectors(requests)
+        with took.reading():
+            vectors, why = self._vectors(requests)
         batch = Batch(
             requests=events,
             traceparents=[header(message, "traceparent") for message, _ in requests],
             vectors=vectors,
             read_at_ms=vectors.read_at_ms if vectors else _now_ms(),
             why=why,
+            took=took,
         )
-        return scoring.answer(batch, serving, self._rules, _now_ms)
+        timed = replace(serving, models=took.timed(serving.models))
+        return scoring.answer(batch, timed, self._rules, _now_ms, self._asking)
 
     def _vectors(self, requests: list[tuple[Message, Event]]) -> tuple[Vectors | None, str]:
         """The features of a batch, or why there are none."""
@@ -314,6 +357,8 @@ class Scorer:
                 continue
             counts[answer.status.value] += 1
             counts.update(answer.marks)
+            if answer.status is Status.FALLBACK:
+                counts[f"fallback_{answer.fell}"] += 1
             out.append(self._record("results", message, event, answer, answer.value))
             if answer.shadow is not None:
                 counts["shadow"] += 1

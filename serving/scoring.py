@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, nan
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -15,7 +15,12 @@ from features.ring import NO_RING_AGE_MS
 from schemas.decoding import Refusal
 from schemas.envelope import child_traceparent, new_traceparent
 from schemas.results import Route, Status
-from serving.runtime import Matrix, ModelFailed, Scores
+from serving import chain
+from serving.asking import Asked, Asking, Predictor
+from serving.chain import Reply
+from serving.declared import Fallback
+from serving.output_contract import Matrix
+from serving.stopwatch import Took
 
 if TYPE_CHECKING:
     from features.tiles import Bools
@@ -32,27 +37,27 @@ _DETAIL_CHARS_MAX = 200
 _ENCODER = msgspec.json.Encoder()
 
 
-class Predictor(Protocol):
-    """What scoring asks of a loaded version (`serving.runtime.Model`)."""
-
-    version: str
-    threshold: float
-
-    def predict(self, matrix: Matrix) -> Scores:
-        """Scores in [0, 1], one a row; raises `ModelFailed`."""
-
-
 @dataclass(frozen=True)
 class Serving:
     """What answers from now on: a release, and those of its versions that are in memory.
 
     The champion is always in memory; `refused` says of the others why they are not. A canary that was refused leaves its
-    keys to the champion, and their results say so.
+    keys to the champion, and their results say so. `previous` is the champion before, where it is still in memory.
     """
 
     state: ReleaseState
     models: Mapping[str, Predictor]
     refused: Mapping[str, str] = field(default_factory=dict)
+    previous: str | None = None
+
+    def other(self, version: str) -> str | None:
+        """Who is asked where `version` has no answer: the champion, or for the champion the one before it.
+
+        Never the canary, which would then answer more than its share.
+        """
+        champion = self.state.versions[0]
+        other = champion if version != champion else self.previous
+        return other if other in self.models and other != version else None
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,17 @@ class Rules:
     Attributes:
         inputs: The fields of a request that a model sees.
         features: Full names of the service's features, in order.
-        fallback: `(request, features) -> score`, for requests that no model can answer.
+        fallback: `(request, features) -> score`, for requests that no model can answer; None where nobody is to.
         threshold: The score from which the fallback's label is true.
+        fallbacks: Who answers where a model does not, in order.
         fresh_ms: View → the age above which its features are stale; views without one never are.
     """
 
     inputs: tuple[RequestInput, ...]
     features: tuple[str, ...]
-    fallback: Callable[[Any, Mapping[str, float | None]], float]
+    fallback: Callable[[Any, Mapping[str, float | None]], float] | None
     threshold: float
+    fallbacks: tuple[Fallback, ...] = tuple(Fallback)
     fresh_ms: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -83,57 +90,65 @@ class Batch:
     vectors: Vectors | None
     read_at_ms: int
     why: str = ""
+    took: Took = field(default_factory=Took)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The encoded result of one request, and the shadow's where there is one; `marks` says what it holds against itself."""
+    """The encoded result of one request, and the shadow's where there is one.
+
+    `marks` says what it holds against itself, `fell` why the arm's own version did not answer, if so.
+    """
 
     value: bytes
     traceparent: str
     status: Status
     shadow: bytes | None = None
     marks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Scored:
-    score: float = nan
-    failed: ModelFailed | None = None
+    fell: str = ""
+    version: str = ""
+    route: str = ""
 
 
 def answer(
-    batch: Batch, serving: Serving, rules: Rules, clock_ms: Callable[[], int]
+    batch: Batch, serving: Serving, rules: Rules, clock_ms: Callable[[], int], asking: Asking
 ) -> list[Answer | Refusal]:
     """Answer every request of a batch, in order.
 
-    A model that fails for a batch is asked for its halves, and so on, so that a poisonous row falls back alone. A row for
-    which the rule fails too has no answer: it becomes a `Refusal`, for the dead letters.
+    A model that fails for a batch is asked for its halves, and so on, so that a poisonous row falls back alone
+    (`serving.asking`); then the use case's chain is gone down. A row for which the rule fails too has no answer: it becomes
+    a `Refusal`, for the dead letters.
 
     Args:
         batch: What to answer.
         serving: With whom.
         rules: The use case's declarations.
         clock_ms: The wall clock, read once after the models have answered.
+        asking: Asks models, and remembers how they did.
     """
     rows = _Rows(batch, rules)
-    arms = serving.state.arms([request.key for request in batch.requests])
-    scored = _by_arm(rows, arms, serving) if batch.vectors is not None else []
-    shadow = _by_shadow(rows, serving) if batch.vectors is not None else None
+    arms = _arms(batch.requests, serving)
+    if batch.vectors is None:
+        shadow, replies = None, chain.unasked(arms, serving, "features_unavailable", batch.why)
+    else:
+        replies = chain.replies(rows.matrix, arms, serving, asking, rules.fallbacks)
+        shadow = _by_shadow(rows, serving, asking)
     scored_at_ms = clock_ms()
     out: list[Answer | Refusal] = []
-    for row, arm in enumerate(arms):
+    for row, reply in enumerate(replies):
         base = rows.base(row, serving, scored_at_ms)
-        mine = scored[row] if scored else _Scored(failed=ModelFailed(*_unavailable(batch)))
-        result = _result(base, mine, arm, serving)
+        result = base | _replied(reply, serving)
         stale = rows.stale(row)
         result["reasons"] = (*result["reasons"], *stale)
-        if result["status"] is Status.FALLBACK:
+        if not reply.answered:
             refusal = _fall_back(result, batch.requests[row], rows.features(row), rules)
             if refusal is not None:
                 out.append(refusal)
                 continue
-        beside = _shadow_result(base, shadow[row], serving) if shadow else None
+        result["timings_us"] = batch.took.of(row, result["version"])
+        beside = _shadow_result(base, shadow, row, serving) if shadow else None
+        if beside is not None:
+            beside["timings_us"] = batch.took.of(row, beside["version"])
         out.append(
             Answer(
                 _ENCODER.encode(result),
@@ -141,31 +156,53 @@ def answer(
                 result["status"],
                 _ENCODER.encode(beside) if beside else None,
                 (*(mark for mark in MARKS if result[mark]), *([STALE] if stale else [])),
+                reply.fell,
+                result["version"],
+                result["route"],
             )
         )
     return out
 
 
 def expired(
-    request: Event, traceparent: str | None, serving: Serving, due_ms: int, now_ms: int
+    request: Event,
+    traceparent: str | None,
+    serving: Serving,
+    due_ms: int,
+    now_ms: int,
+    queue_us: int | None = None,
 ) -> Answer:
     """Answer a request that came too late for a score; nothing was read for it and no model was asked."""
-    arm = serving.state.arms([request.key])[0]
-    version, route, reasons = _answering(arm, serving)
+    arm = _arms([request], serving)[0]
+    reply = chain.answering(arm, serving)
     base = _base(request, traceparent, serving)
     result = base | {
         "status": Status.EXPIRED,
-        "version": version,
-        "route": route,
-        "reasons": (*reasons, f"deadline: passed {now_ms - due_ms} ms before it was taken up"),
+        "version": reply.version,
+        "route": reply.route,
+        "reasons": (
+            *reply.reasons,
+            f"deadline: passed {now_ms - due_ms} ms before it was taken up",
+        ),
         "score": None,
         "label": None,
         "features": {},
         "ages_ms": {},
         "read_at_ms": now_ms,
         "scored_at_ms": now_ms,
+        "timings_us": {} if queue_us is None else {"queue": queue_us},
     }
-    return Answer(_ENCODER.encode(result), base["traceparent"], Status.EXPIRED)
+    value = _ENCODER.encode(result)
+    return Answer(
+        value, base["traceparent"], Status.EXPIRED, version=result["version"], route=result["route"]
+    )
+
+
+def _arms(requests: Sequence[Event], serving: Serving) -> list[Arm]:
+    """Who is to answer each request."""
+    state = serving.state
+    attributes = {name: [getattr(r, name, None) for r in requests] for name in state.fields}
+    return state.arms([request.key for request in requests], attributes)
 
 
 def _base(request: Event, parent: str | None, serving: Serving) -> dict[str, Any]:
@@ -239,62 +276,27 @@ class _Rows:
         return {name: None if value != value else value for name, value in pairs}  # noqa: PLR0124
 
 
-def _by_arm(rows: _Rows, arms: Sequence[Arm], serving: Serving) -> list[_Scored]:
-    of_version: dict[str, list[int]] = {}
-    for row, arm in enumerate(arms):
-        of_version.setdefault(_answering(arm, serving)[0], []).append(row)
-    out: list[_Scored] = [_Scored()] * len(arms)
-    for version, mine in of_version.items():
-        matrix_of = rows.matrix if len(of_version) == 1 else rows.matrix[mine]
-        for row, scored in zip(mine, _predict(serving.models[version], matrix_of), strict=True):
-            out[row] = scored
-    return out
-
-
-def _by_shadow(rows: _Rows, serving: Serving) -> list[_Scored] | None:
+def _by_shadow(rows: _Rows, serving: Serving, asking: Asking) -> Asked | None:
     version = serving.state.release.shadow if serving.state.release else None
     if version is None or version not in serving.models:
         return None
-    return _predict(serving.models[version], rows.matrix)
+    return asking.ask(serving.models[version], rows.matrix)
 
 
-def _answering(arm: Arm, serving: Serving) -> tuple[str, Route, tuple[str, ...]]:
-    """Who answers for an arm: itself, or the champion where the arm's version was refused."""
-    if arm.version in serving.models:
-        return arm.version, arm.route, ()
-    champion = serving.state.versions[0]
-    return champion, Route.CHAMPION, (f"{arm.route}_refused: {arm.version}",)
-
-
-def _predict(model: Predictor, rows: Matrix) -> list[_Scored]:
-    """Scores, or for each row why there is none.
-
-    A batch that fails is halved until it does not: what is too large for the memory gets through in parts, and a
-    poisonous row stands alone after as many calls as the batch has halvings.
-    """
-    try:
-        return [_Scored(score) for score in model.predict(rows).tolist()]
-    except ModelFailed as failed:
-        if len(rows) == 1:
-            return [_Scored(failed=failed)]
-    half = len(rows) // 2
-    return _predict(model, rows[:half]) + _predict(model, rows[half:])
-
-
-def _result(base: dict[str, Any], mine: _Scored, arm: Arm, serving: Serving) -> dict[str, Any]:
-    version, route, reasons = _answering(arm, serving)
-    result = base | {"version": version, "reasons": reasons}
-    if mine.failed is not None:
-        return result | {
-            "status": Status.FALLBACK,
-            "route": Route.RULE,
-            "reasons": (*reasons, _said(mine.failed)),
-        }
+def _replied(reply: Reply, serving: Serving) -> dict[str, Any]:
+    """What a result says of who answered; without a score while the rule has not."""
+    result = {
+        "version": reply.version,
+        "reasons": tuple(reply.reasons),
+        "failed": tuple(reply.failed),
+        "status": Status.FALLBACK if reply.fell else Status.SCORED,
+    }
+    if not reply.answered:
+        return result | {"route": Route.RULE}
     return result | {
-        "status": Status.SCORED,
-        "score": mine.score,
-        "label": mine.score >= serving.models[version].threshold,
-        "route": route,
+        "route": reply.route,
+        "score": reply.score,
+        "label": reply.score >= serving.models[reply.version].threshold,
     }
 
 
@@ -302,12 +304,14 @@ def _fall_back(
     result: dict[str, Any], request: Event, features: Mapping[str, float | None], rules: Rules
 ) -> Refusal | None:
     """Complete a result by the use case's rule; what the rule cannot answer is refused."""
-    try:
-        score = float(rules.fallback(request, features))
-        wrong = None if 0.0 <= score <= 1.0 else f"{score}"
-    except Exception as error:  # noqa: BLE001 - a rule is the user's code; its row alone may suffer
-        wrong = f"{type(error).__name__}: {error}"
-    if wrong is not None:
+    score, wrong = nan, "no rule is declared"
+    if rules.fallback is not None and Fallback.RULE in rules.fallbacks:
+        try:
+            score = float(rules.fallback(request, features))
+            wrong = "" if 0.0 <= score <= 1.0 else f"{score}"
+        except Exception as error:  # noqa: BLE001 - a rule is the user's code; its row alone may suffer
+            wrong = f"{type(error).__name__}: {error}"
+    if wrong:
         detail = f"{wrong} (after {'; '.join(result['reasons'])})"
         return Refusal("unanswerable", "fallback: a score in [0, 1]", detail[:_DETAIL_CHARS_MAX])
     result["score"] = score
@@ -315,24 +319,20 @@ def _fall_back(
     return None
 
 
-def _shadow_result(base: dict[str, Any], mine: _Scored, serving: Serving) -> dict[str, Any]:
+def _shadow_result(
+    base: dict[str, Any], asked: Asked, row: int, serving: Serving
+) -> dict[str, Any]:
     version = serving.state.release.shadow if serving.state.release else None
     result = base | {"version": version, "route": Route.SHADOW, "reasons": ()}
-    if mine.failed is not None:
-        reasons = (_said(mine.failed),)
+    why = asked.failed.get(row)
+    if why is not None:
+        reasons = (chain.said(why),)
         return result | {
             "status": Status.FALLBACK,
             "score": None,
             "label": None,
             "reasons": reasons,
         }
-    label = mine.score >= serving.models[str(version)].threshold
-    return result | {"status": Status.SCORED, "score": mine.score, "label": label}
-
-
-def _said(failed: ModelFailed) -> str:
-    return f"{failed.reason}: {failed.detail}" if failed.detail else failed.reason
-
-
-def _unavailable(batch: Batch) -> tuple[str, str]:
-    return "features_unavailable", batch.why
+    score = float(asked.scores[row])
+    label = score >= serving.models[str(version)].threshold
+    return result | {"status": Status.SCORED, "score": score, "label": label}

@@ -22,6 +22,7 @@ from infra.demo.topic_scan import scan
 from infra.settings import Settings
 from schemas.client import Client
 from schemas.flights import SERVICE, FlightRequest
+from schemas.topics import table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,6 +98,11 @@ def test_every_served_value_is_explained(summary: dict[str, Any]) -> None:
         "up",
         "status --json",
         "release list",
+        "release pin --key N14228 v0001",
+        "release pin --key N14228 --off",
+        "release list --history 10",
+        "audit",
+        "replay --from 12h",
         "topics list",
         "topics grow",
         "schemas check",
@@ -107,6 +113,19 @@ def test_a_command_of_the_readme_works_on_the_stack(command: str, home: Path) ->
     done = headrace(command, home / "demo" / "stack")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout
+
+
+def test_a_decision_is_explained_from_the_lake(running: Settings, home: Path) -> None:
+    (table,) = {t.table for t in table_of(running.case).values() if t.name.endswith(".results")}
+    ids = Lake(running.stores).scan(table, columns=("request_id",))["request_id"]
+    done = headrace(f"explain {ids[len(ids) // 2].as_py()} --json", home / "demo" / "stack")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["state"] == "answered"
+    assert told["timings_us"].keys() >= {"queue", "read", "predict"}
+    assert told["model"]["version"] == told["result"]["version"]
+    assert any(one.get("newest_event") for one in told["features"])
+    assert headrace("explain nobody", home / "demo" / "stack").returncode == 3
 
 
 def test_doctor_finds_this_machine_fit(home: Path) -> None:

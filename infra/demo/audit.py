@@ -17,6 +17,8 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from infra.demo.topic_scan import scan
+from infra.exactly_once import History, Wrong, check
+from infra.topic_history import asked_of, given_of, refused_of
 from schemas.topics import CONTROL_TOPICS, stage
 
 if TYPE_CHECKING:
@@ -45,11 +47,17 @@ class Audit:
 
     def __init__(self, kafka: KafkaSettings, case: str, models_dir: str) -> None:
         self._models = Path(models_dir)
-        self.requests = [_id(m) for m in scan(kafka, f"{case}.requests")]
-        self.results = [_record(m) for m in scan(kafka, f"{case}.results")]
-        self.dead = {t.name: [_id(m) for m in scan(kafka, t.name)] for t in stage(case, "dlq")}
+        self.results: list[Record] = []
+        given = []
+        for message in scan(kafka, f"{case}.results"):
+            self.results.append(_record(message))
+            given.append(given_of(message))
+        self.dead = {
+            t.name: [refused_of(m) for m in scan(kafka, t.name)] for t in stage(case, "dlq")
+        }
+        asked = [asked_of(m) for m in scan(kafka, f"{case}.requests")]
+        self._history = History(asked, given, self.dead[f"{case}.requests.dlq"])
         self.control = {t.name: [_record(m) for m in scan(kafka, t.name)] for t in CONTROL_TOPICS}
-        self._requests_dlq = f"{case}.requests.dlq"
         self._late = {
             record.id: bool(record.value["late"])
             for record in map(_record, scan(kafka, f"{case}.outcomes.valid"))
@@ -57,15 +65,12 @@ class Audit:
 
     def counts(self) -> Json:
         """Requests and what became of them."""
-        answered = [record.id for record in self.results]
-        dead = self.dead[self._requests_dlq]
-        requests = Counter(self.requests)
-        answers = Counter(answered) + Counter(dead)
+        judged = check(self._history)
         return {
-            "requests": len(self.requests),
-            "results": len(self.results),
-            "duplicates": sum((answers - requests).values()),
-            "lost": sum((requests - answers).values()),
+            "requests": judged.requests,
+            "results": judged.results,
+            "duplicates": len(judged.of(Wrong.TWICE, Wrong.BOTH, Wrong.UNASKED)),
+            "lost": len(judged.of(Wrong.LOST)),
             "dead_lettered": sum(len(ids) for ids in self.dead.values()),
             "dead_lettered_by_topic": {name: len(ids) for name, ids in self.dead.items()},
             "statuses": dict(Counter(record.value["status"] for record in self.results)),

@@ -1,4 +1,4 @@
-"""Everything that is committed on a topic, read once from its beginning to its end."""
+"""What is committed on a topic, read once up to its end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from confluent_kafka import Message
 
@@ -17,8 +17,15 @@ BATCH = 10_000
 METADATA_TIMEOUT_S = 10.0
 
 
-def scan(kafka: KafkaSettings, topic: str) -> Iterator[Message]:
+def scan(
+    kafka: KafkaSettings, topic: str, begin: Mapping[int, int] | None = None
+) -> Iterator[Message]:
     """Yield the committed records of a topic, partition by partition as they come, up to the end at the time of the call.
+
+    Args:
+        kafka: The cluster.
+        topic: One that it does not have holds nothing.
+        begin: Partition → its first offset to read; the others, and those whose record has gone, from their beginning.
 
     Raises:
         KafkaException: The broker reported an error other than the end of a partition.
@@ -28,17 +35,24 @@ def scan(kafka: KafkaSettings, topic: str) -> Iterator[Message]:
             kafka.client_config(
                 group_id="headrace.audit",
                 isolation_level="read_committed",
+                auto_offset_reset="earliest",
                 enable_auto_commit=False,
                 enable_partition_eof=True,
+                fetch_wait_max_ms=10,
             )
         )
     )
     try:
-        partitions = consumer.list_topics(topic, METADATA_TIMEOUT_S).topics[topic].partitions
-        consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in partitions])
+        known = consumer.list_topics(timeout=METADATA_TIMEOUT_S).topics
+        partitions = known[topic].partitions if topic in known else {}
+        first = begin or {}
+        consumer.assign(
+            [TopicPartition(topic, p, first.get(p, OFFSET_BEGINNING)) for p in partitions]
+        )
         open_partitions = set(partitions)
         while open_partitions:
-            for message in consumer.consume(BATCH, 0.5):
+            # The first alone: awaiting a whole batch would wait past the ends of the partitions.
+            for message in (*consumer.consume(1, 0.5), *consumer.consume(BATCH, 0)):
                 error = message.error()
                 if error is None:
                     yield message

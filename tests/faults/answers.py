@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from confluent_kafka import Message
 
-from schemas.envelope import header
+from infra.exactly_once import Asked, History, Place, Wrong
+from infra.exactly_once import check as judge_history
+from infra.topic_history import asked_of, given_of, place_of, refused_of
 from schemas.results import Result, Status
 from serving import release_log
 from serving.settings import ServingSettings
@@ -83,48 +84,41 @@ def results(stage: Stage) -> list[Result]:
     return [Result.model_validate_json(m.value() or b"") for m in found]
 
 
+def results_from(stage: Stage, first: int) -> list[Result]:
+    """Those of the requests from `q<first>` on."""
+    return [r for r in results(stage) if int(r.request_id.removeprefix("q")) >= first]
+
+
 def answered(stage: Stage) -> bool:
     """Whether as many results as requests are there."""
     asked = len(stage.ledger.acknowledged[f"{stage.case}.requests"])
     return len(committed(stage.rig.kafka, f"{stage.case}.results")) >= asked
 
 
-def check(
-    stage: Stage, sent: Collection[str] | None = None, *, by_partition: bool = False
-) -> list[Result]:
-    """I1 to I5 and I8.
-
-    Args:
-        stage: The case's.
-        sent: Where more was sent than was acknowledged: all that may have a result.
-        by_partition: Order is promised per key and partition only, because partitions were added meanwhile.
-    """
+def check(stage: Stage, versions: Collection[str] = (VERSION,)) -> list[Result]:
+    """I1 to I5 and I8; `versions` are those that may answer."""
     check_that = stage.outcome.check
     requests = f"{stage.case}.requests"
-    asked = list(stage.ledger.acknowledged[requests].values())
     messages = committed(stage.rig.kafka, f"{stage.case}.results")
-    dead = [request_id(m) for m in committed(stage.rig.kafka, f"{requests}.dlq")]
-    ids = [str(header(m, "ce_id")) for m in messages]
-    lost = set(asked) - set(ids) - set(dead)
-    check_that("acknowledged are in results or dead letters", holds=not lost, came=sorted(lost)[:5])
-    twice = [i for i, n in Counter(ids).items() if n > 1]
-    check_that("no id twice", holds=not twice, came=twice[:5])
-    both = set(ids) & set(dead)
-    check_that("no id in both results and dead letters", holds=not both, came=sorted(both)[:5])
-    check_that("no id that was never sent", holds=set(ids) | set(dead) <= set(sent or asked))
-    results = f"{stage.case}.results"
-    before, after = (
-        _by_key(stage, topic, by_partition=by_partition) for topic in (requests, results)
-    )
-    wrong = [key for key, mine in after.items() if mine != before[key]]
+    letters = [refused_of(m) for m in committed(stage.rig.kafka, f"{requests}.dlq")]
+    judged = judge_history(History(_asked(stage, requests), list(map(given_of, messages)), letters))
+    lost, twice = judged.of(Wrong.LOST), judged.of(Wrong.TWICE)
+    check_that("acknowledged are in results or dead letters", holds=not lost, came=lost[:5])
+    again = judged.again
+    check_that("no id twice", holds=not twice and not again, came=[*twice[:5], again])
+    both = judged.of(Wrong.BOTH)
+    check_that("no id in both results and dead letters", holds=not both, came=both[:5])
+    unasked = judged.of(Wrong.UNASKED)
+    check_that("no id that was never sent", holds=not unasked, came=unasked[:5])
+    wrong = judged.of(Wrong.DISORDERED)
     check_that("order kept per key", holds=not wrong, came=wrong[:3])
     found = [Result.model_validate_json(m.value() or b"") for m in messages]
-    whole = all(r.version == VERSION and r.traceparent for r in found)
+    whole = all(r.version in versions and r.traceparent for r in found)
     check_that("each result names version and trace", holds=whole)
     stage.outcome.counts |= {
-        "results": len(ids),
-        "dead letters": len(dead),
-        "duplicates": len(twice),
+        "results": len(messages),
+        "dead letters": len(letters),
+        "duplicates": len(twice) + again,
         "lost": len(lost),
     }
     return found
@@ -160,14 +154,11 @@ def _right(result: Result, wanted: Truth) -> bool:
     return result.ages_ms == dict.fromkeys(result.ages_ms, wanted.ages_ms[result.entity])
 
 
-def _by_key(
-    stage: Stage, topic: str, *, by_partition: bool
-) -> dict[tuple[str | bytes, int], list[str]]:
-    by_key: dict[tuple[str | bytes, int], list[str]] = defaultdict(list)
-    for message in committed(stage.rig.kafka, topic):
-        partition = int(message.partition() or 0) if by_partition else 0
-        by_key[message.key() or b"", partition].append(request_id(message))
-    return by_key
+def _asked(stage: Stage, topic: str) -> list[Asked]:
+    """What the ledger says was acknowledged; the topic is asked for the keys only."""
+    keys = {place_of(m): asked_of(m).key for m in committed(stage.rig.kafka, topic)}
+    places = {Place(topic, *at): one for at, one in stage.ledger.acknowledged[topic].items()}
+    return [Asked(place, keys.get(place, b""), one) for place, one in places.items()]
 
 
 def log_of(worker: Worker) -> str:

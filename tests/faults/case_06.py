@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 
-from tests.faults import answers, small_disk
+from tests.faults import sent, small_disk
 from tests.faults.door import Door
 from tests.faults.harness import Rig
 from tests.faults.meanwhile import Meanwhile
@@ -79,6 +79,6 @@ def _play(stage: Stage) -> None:
     lost_503 = [n for n in others if n not in (200, 503, 504)]
     check("nothing but 200, 503 and 504 meanwhile", holds=not lost_503, came=others)
     stage.recovers("all answered", lambda: not replicas.lag(), lambda: "requests are left")
-    answers.check(stage, door.asked)
+    sent.check(stage, door.asked)
     replicas.check_log()
     stage.outcome.counts |= {f"status {n}": c for n, c in sorted(door.statuses.items())}

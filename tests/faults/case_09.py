@@ -15,7 +15,7 @@ import sys
 from dataclasses import replace
 
 from schemas import topics
-from tests.faults import answers
+from tests.faults import answers, sent
 from tests.faults.door import PATIENT, Door
 from tests.faults.replicas import Replicas, assigned_within
 from tests.faults.stage import Stage
@@ -49,7 +49,7 @@ def run(stage: Stage) -> None:
         )
     _knock(stage, door)
     stage.recovers("all answered", lambda: not replicas.lag(), lambda: "requests are left")
-    answers.check(stage, by_partition=True)
+    sent.check(stage, by_partition=True)
     replicas.check_log()
     restarts = [s.restarts for s in scorers]
     check("no replica restarted", holds=not any(restarts), came=restarts)

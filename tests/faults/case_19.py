@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 
-from tests.faults import answers
+from tests.faults import answers, sent
 from tests.faults.door import Door
 from tests.faults.meanwhile import Meanwhile
 from tests.faults.replicas import Replicas
@@ -60,7 +60,7 @@ def run(stage: Stage) -> None:
             _head_stops(stage, ray, deployment)
         asked = door.asked | set(stage.ledger.acknowledged[replicas.requests].values())
         stage.recovers("all answered", lambda: not replicas.lag(), replicas.lag)
-        answers.check(stage, asked)
+        sent.check(stage, asked)
         replicas.check_log()
         stage.outcome.counts |= {f"status {n}": c for n, c in sorted(door.statuses.items())}
 

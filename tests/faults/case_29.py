@@ -18,7 +18,7 @@ from itertools import count
 import httpx
 import numpy as np
 
-from tests.faults import answers
+from tests.faults import sent
 from tests.faults.door import Door, batch
 from tests.faults.replicas import Replicas, assigned_within
 from tests.faults.stage import Stage
@@ -110,7 +110,7 @@ def run(stage: Stage) -> None:
     began_s = time.monotonic()
     stage.recovers("lag drains", lambda: not replicas.lag(), replicas.lag)
     stage.outcome.recovery_s["last caller to lag 0"] = round(time.monotonic() - began_s, 2)
-    answers.check(stage, door.asked)
+    sent.check(stage, door.asked)
     replicas.check_log()
     stage.outcome.counts |= {
         "answered a second": int(rate * ROWS),

@@ -42,8 +42,14 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def produce(self, kafka: KafkaSettings, topic: str, records: Iterable[Sent]) -> None:
-        """Send, and wait until every record was acknowledged.
+    def produce(
+        self,
+        kafka: KafkaSettings,
+        topic: str,
+        records: Iterable[Sent],
+        producer: Producer | None = None,
+    ) -> None:
+        """Send, and wait until every record was acknowledged; by a producer of its own, unless one is given.
 
         Raises:
             RuntimeError: Kafka refused a record, or did not answer in time.
@@ -51,8 +57,7 @@ class Ledger:
         batch = list(records)
         self._write({"sent": one.id, "topic": topic} for one in batch)
         self.sent[topic] = self.sent.get(topic, 0) + len(batch)
-        # Order per key must not depend on retries, and a retry must not be a second record.
-        producer = Producer(kafka.client_config(enable_idempotence=True))
+        producer = producer or idempotent(kafka)
         answers: list[tuple[str, int, int]] = []
         for one in batch:
             producer.produce(
@@ -84,6 +89,11 @@ class Ledger:
         self._file.writelines(json.dumps(line) + "\n" for line in lines)
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+def idempotent(kafka: KafkaSettings) -> Producer:
+    """Order per key must not depend on retries, and a retry must not be a second record."""
+    return Producer(kafka.client_config(enable_idempotence=True))
 
 
 def _into(

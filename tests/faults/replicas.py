@@ -26,13 +26,15 @@ STARTED_WITHIN_S = 90.0
 
 
 class Replicas:
-    """The topics, a released model, and replicas of the case's scorer; nobody fills the features, which are all empty."""
+    """The topics, a model that `release` releases, and replicas of the case's scorer; nobody fills the features, which are all empty."""
 
-    def __init__(self, stage: Stage, **changes: Any) -> None:
+    def __init__(
+        self, stage: Stage, release: Callable[[Stage], Path] = answers.release, **changes: Any
+    ) -> None:
         self._stage = stage
         stage.topics()
         self.serving = ServingSettings(
-            models_dir=str(answers.release(stage)),
+            models_dir=str(release(stage)),
             session_timeout_ms=SESSION_TIMEOUT_MS,
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
             **changes,

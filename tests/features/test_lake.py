@@ -67,6 +67,22 @@ def test_creating_twice_is_harmless_and_other_columns_are_refused(lake: Lake) ->
         lake.create("lab", pa.schema({"other": pa.int64()}))
 
 
+def test_a_contract_that_gained_a_field_gains_a_column_that_old_rows_lack(lake: Lake) -> None:
+    class Wider(Reading):
+        took_us: dict[str, int] = {}
+
+    lake.append("lab", rows(1, 2))
+    lake.create("lab", lake_schema(Wider))
+    lake.create("lab", lake_schema(Wider))
+    new = Wider(event_time_ms=3_000, event_id="e3", value=None, took_us={"read": 5})
+    lake.append("lab", event_table(Wider, [new.model_dump()], [Coordinate(1)]))
+    assert lake.scan("lab")["took_us"].to_pylist().count(None) == 2
+    found = lake.scan("lab", equal={"event_id": "e3"}, columns=("took_us",))
+    assert [dict(one) for one in found["took_us"].to_pylist()] == [{"read": 5}]
+    with pytest.raises(LakeSchemaChanged, match="took_us"):
+        lake.create("lab", lake_schema(Reading))
+
+
 def test_workers_that_make_the_catalog_at_once_all_have_it(tmp_path: Path) -> None:
     def made(at: str) -> list[bool]:
         mine = StoreSettings(catalog_uri=f"sqlite:///{at}/c.db", warehouse=f"file://{at}/w")

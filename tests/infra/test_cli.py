@@ -127,3 +127,23 @@ def test_logs_shows_and_follows_until_ctrl_c(tmp_path: Path) -> None:
         assert following.stdout.readline() == "four\n"
         following.send_signal(signal.SIGINT)
         assert following.wait(10) == 130
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("canary v0002 --share 101", "less than or equal to 100"),
+        ("canary v0002", "--share"),
+        ("shadow", "either VERSION or --off"),
+        ("shadow v0002 --off", "either VERSION or --off"),
+        ("pin v0002", "--key"),
+        ("rule tenant never", "is not FIELD=VALUE"),
+        ("rule tenant=acme first", "none of never, only, split"),
+    ],
+)
+def test_a_release_order_that_is_none_is_wrong_usage(
+    arguments: str, said: str, tmp_path: Path
+) -> None:
+    done = headrace("release", *arguments.split(), data=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert said in done.stderr

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from typer.testing import CliRunner
 
 from infra.commands.metrics import app
 from infra.metrics import StackMetrics
 from pipelines.job_health import JobHealth
+from serving.stages import Labels, Row, Stages, merged
+from serving.stopwatch import Took
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 JOB = JobHealth("1", "features.a [f]", "RUNNING", 0, restarts=2, state_bytes=4_096, lag_events=30)
 
@@ -59,6 +61,34 @@ def test_services_counters_and_jobs_are_samples_and_the_unknown_is_left_out() ->
     now["services"]["materializer"]["report"]["expired"] = 9
     assert sample("headrace_worker", expired) == 9
     assert b"# TYPE headrace_job_restarts gauge" in generate_latest(registry)
+
+
+def test_stages_and_answers_of_the_scorer_are_a_histogram_and_a_counter() -> None:
+    stages = Stages()
+    took = Took(taken_ms=1_000, read_us=700, predict_us={"v1": 90}, commit_us=5_000)
+    rows = [Row("scored", 990, Labels("v1", "canary", "acme", "interactive"))] * 3
+    stages.observe(took, [*rows, Row("dead_lettered", 980, Labels(lane="bulk"))], 1_020)
+    now = _summary()
+    scorer = {"phase": "ready", "answers": True, "restarts": 0}
+    scorer["report"] = {"stages": json.dumps(merged([stages.snapshot(), stages.snapshot()]))}
+    now["services"]["scorer"] = scorer
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(StackMetrics(lambda: now))
+    sample = registry.get_sample_value
+    of = {"service": "scorer", "version": "", "route": "", "tenant": "", "lane": ""}
+    whole = of | {"version": "v1", "route": "canary", "tenant": "acme", "lane": "interactive"}
+    assert sample("headrace_answers_total", whole | {"status": "scored"}) == 6
+    refused = of | {"lane": "bulk", "status": "dead_lettered"}
+    assert sample("headrace_answers_total", refused) == 2
+    name, end = "headrace_stage_seconds", {"stage": "end_to_end"}
+    assert sample(f"{name}_count", whole | end) == 6
+    assert sample(f"{name}_sum", whole | end) == pytest.approx(0.18)
+    assert sample(f"{name}_bucket", whole | end | {"le": "0.03"}) == 6
+    assert sample(f"{name}_bucket", whole | end | {"le": "0.02"}) == 0
+    predict = of | {"version": "v1", "stage": "predict"}
+    assert sample(f"{name}_bucket", predict | {"le": "0.0001"}) == 2
+    assert sample(f"{name}_count", of | {"stage": "commit"}) == 2
+    assert sample("headrace_worker", {"service": "scorer", "number": "stages"}) is None
 
 
 def test_a_stack_that_is_down_is_told_as_not_healthy(

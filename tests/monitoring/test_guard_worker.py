@@ -75,7 +75,7 @@ def test_one_verdict_a_candidate_over_restarts(kafka: KafkaSettings, case: str) 
         rig.wait_until(lambda: len(reports) > 2)
     found = verdicts(kafka, case)
     assert [(v.event_id, v.verdict, v.order_id) for v in found] == [
-        (f"verdict-{case}-v2", VerdictKind.PROMOTE, "order-v2")
+        (f"verdict-{case}-v2-2", VerdictKind.PROMOTE, "order-v2")
     ]
     assert found[0].rows >= rig.POLICY.guard.rows_decide
 

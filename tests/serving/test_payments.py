@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.payments import RISK_TIERS, PaymentRequest
+from serving.declared import Fallback, declared
 from serving.payments import fallback
 
 BURST = "card_payments__count_amount_10m"
@@ -44,3 +45,7 @@ def test_bursts_and_unusual_amounts_score_higher() -> None:
     calm = fallback(_payment(), {BURST: 1.0, USUAL: 10.0})
     assert fallback(_payment(), {}) < calm < fallback(_payment(), {BURST: 9.0, USUAL: 10.0})
     assert calm < fallback(_payment(200.0), {BURST: 1.0, USUAL: 10.0})
+
+
+def test_what_it_declares_can_be_meant() -> None:
+    assert declared("payments", ()).fallbacks[0] is Fallback.OTHER_MODEL

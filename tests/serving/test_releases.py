@@ -7,9 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.control import Release
+from schemas.control import CanaryRule, Release, RoutingRule
 from schemas.results import Route
-from serving.releases import ReleaseState, promoted, rolled_back, with_canary
+from serving.releases import (
+    ReleaseState,
+    promoted,
+    rolled_back,
+    with_canary,
+    with_pin,
+    with_rule,
+    with_shadow,
+)
 
 STAMP: dict[str, Any] = {
     "event_id": "e",
@@ -117,6 +125,121 @@ def test_nothing_to_promote_or_to_roll_back() -> None:
         promoted(release(), **STAMP)
     with pytest.raises(ValueError, match="no canary to roll back"):
         rolled_back(release(), **STAMP)
+
+
+tenants = st.sampled_from(["acme", "bank", "other"])
+rules = st.lists(
+    st.builds(
+        RoutingRule,
+        field=st.sampled_from(["tenant", "tier"]),
+        value=st.sampled_from(["acme", "bank", "high"]),
+        canary=st.sampled_from(CanaryRule),
+    ),
+    max_size=4,
+).map(tuple)
+asked = st.lists(st.tuples(st.text(max_size=6), tenants, st.sampled_from(["low", "high"])))
+pins = st.dictionaries(st.text(max_size=6), st.sampled_from(["v1", "v2", "v7"]), max_size=4)
+
+
+def _arms(state: ReleaseState, requests: list[tuple[str, str, str]]) -> list[Any]:
+    keys, tenant, tier = zip(*requests, strict=True) if requests else ((), (), ())
+    return state.arms(keys, {"tenant": tenant, "tier": tier})
+
+
+@given(asked, shares, rules, rules, pins)
+def test_rules_only_narrow_a_canary_and_pins_win(
+    requests: list[tuple[str, str, str]],
+    share: float,
+    declared: tuple[RoutingRule, ...],
+    released: tuple[RoutingRule, ...],
+    pinned: dict[str, str],
+) -> None:
+    free = ReleaseState("flights", release(canary="v2", canary_share=share))
+    now = release(canary="v2", canary_share=share, rules=released, pins=pinned)
+    state = ReleaseState("flights", now, declared)
+
+    arms = _arms(state, requests)
+
+    assert arms == [_arms(state, [one])[0] for one in requests]
+    for (key, *_), arm, before in zip(requests, arms, _arms(free, requests), strict=True):
+        if key in pinned:
+            assert (arm.version, arm.route) == (pinned[key], Route.ASSIGNED)
+        elif arm.route is Route.CANARY:
+            assert before.route is Route.CANARY
+        else:
+            assert arm.version == "v1"
+        assert bool(arm.why) == (arm.route is Route.ASSIGNED)
+
+
+def test_never_only_and_split() -> None:
+    never = RoutingRule(field="tier", value="high", canary=CanaryRule.NEVER)
+    only = RoutingRule(field="tenant", value="acme", canary=CanaryRule.ONLY)
+    whole = release(canary="v2", canary_share=1.0)
+    requests = [("a", "acme", "low"), ("b", "acme", "high"), ("c", "bank", "low")]
+
+    def versions(state: ReleaseState) -> list[str]:
+        return [arm.version for arm in _arms(state, requests)]
+
+    assert versions(ReleaseState("flights", whole, (never,))) == ["v2", "v1", "v2"]
+    assert versions(ReleaseState("flights", whole, (never, only))) == ["v2", "v1", "v1"]
+    lifted = with_rule(whole, "tier", "high", CanaryRule.SPLIT, **STAMP)
+    assert versions(ReleaseState("flights", lifted, (never,))) == ["v2", "v2", "v2"]
+    assert ReleaseState("flights", lifted, (never,)).fields == ()
+    back = with_rule(lifted, "tier", "high", None, **STAMP)
+    assert versions(ReleaseState("flights", back, (never,))) == ["v2", "v1", "v2"]
+    narrowed = with_rule(whole, "tenant", "acme", CanaryRule.ONLY, **STAMP)
+    assert ReleaseState("flights", narrowed).arms(["a"], {})[0].version == "v1"
+
+
+def test_without_a_canary_rules_hold_nobody() -> None:
+    never = RoutingRule(field="tier", value="high", canary=CanaryRule.NEVER)
+    [arm] = _arms(ReleaseState("flights", release(), (never,)), [("a", "acme", "high")])
+    assert (arm.route, arm.why) == (Route.CHAMPION, "")
+
+
+def test_pins_and_shadow_come_and_go() -> None:
+    pinned = with_pin(with_pin(release(), "a", "v7", **STAMP), "b", "v1", **STAMP)
+    assert pinned.pins == {"a": "v7", "b": "v1"}
+    assert ReleaseState("flights", pinned).versions == ("v1", "v7")
+    assert with_pin(pinned, "a", None, **STAMP).pins == {"b": "v1"}
+    assert with_shadow(pinned, "v3", **STAMP).shadow == "v3"
+    assert with_shadow(with_shadow(pinned, "v3", **STAMP), None, **STAMP).shadow is None
+
+
+def test_a_roll_back_takes_the_pins_to_the_canary_with_it() -> None:
+    tried = with_canary(release(), candidate="v2", share=0.1, salt="v2", **STAMP)
+    tried = with_pin(with_pin(tried, "a", "v2", **STAMP), "b", "v7", **STAMP)
+    assert rolled_back(tried, **STAMP).pins == {"b": "v7"}
+    assert promoted(tried, **STAMP).pins == {"a": "v2", "b": "v7"}
+
+
+changes = st.lists(
+    st.one_of(
+        st.builds(
+            lambda v, s: lambda now: with_canary(now, candidate=v, share=s, salt=v, **STAMP),
+            st.sampled_from(["v2", "v3"]),
+            shares,
+        ),
+        st.just(lambda now: promoted(now, **STAMP) if now.canary else now),
+        st.just(lambda now: rolled_back(now, **STAMP) if now.canary else now),
+        st.builds(
+            lambda k, v: lambda now: with_pin(now, k, v, **STAMP),
+            st.text(max_size=3),
+            st.none() | st.just("v2"),
+        ),
+    ),
+    max_size=12,
+)
+
+
+@given(changes)
+def test_every_change_is_the_next_epoch(steps: list[Any]) -> None:
+    now = release()
+    for step in steps:
+        after = step(now)
+        assert after is now or after.epoch == now.epoch + 1
+        assert Release.model_validate_json(after.encode()) == after
+        now = after
 
 
 def _canary_keys(names: list[str], **changes: Any) -> set[str]:

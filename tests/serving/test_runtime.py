@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,11 @@ import numpy as np
 import pytest
 
 from serving.manifest import ModelRefused
+from serving.output_contract import Output
 from serving.runtime import Expected, ModelFailed, checked, load
+from serving.timed_calls import TimedCalls
+from tests.faults import hurt_model
+from tests.faults.replicas import STATIONS
 from tests.serving import model_folders
 
 
@@ -60,6 +65,40 @@ def test_the_output_contract(output: np.ndarray, reason: str) -> None:
 
 def test_an_overshoot_of_float32_is_clipped() -> None:
     assert checked(np.array([1 + 1e-7, -1e-7]), 2).tolist() == [1.0, 0.0]
+
+
+def test_a_model_that_hangs_is_ended_in_time_and_answers_again(
+    tmp_path: Path, expected: Expected
+) -> None:
+    calls: TimedCalls[Output] = TimedCalls(0.2)
+    folder = model_folders.write(tmp_path, "v0001", model=hurt_model.graph(8))
+    model = load(folder, expected, calls)
+    rows = np.zeros((2, 8), dtype=np.float32)
+    rows[1, 0] = STATIONS.index(hurt_model.HANGS)
+
+    began_s = time.monotonic()
+    with pytest.raises(ModelFailed, match=r"model_timeout: more than 200 ms$"):
+        model.outputs(rows)
+
+    assert time.monotonic() - began_s < 5
+    assert calls.hanging() == ()
+    np.testing.assert_allclose(model.predict(rows[:1]), 0.25)
+    calls.close()
+
+
+def test_memory_that_is_refused_is_a_value_and_a_smaller_batch_gets_through(
+    tmp_path: Path, expected: Expected
+) -> None:
+    model = load(model_folders.write(tmp_path, "v0001", model=hurt_model.graph(8)), expected)
+    with pytest.raises(ModelFailed, match=r"model_error: .* … .*Failed to allocate memory"):
+        model.outputs(np.zeros((17, 8), dtype=np.float32))
+    assert len(model.predict(np.zeros((16, 8), dtype=np.float32))) == 16
+
+
+def test_a_model_of_whole_numbers_is_refused(tmp_path: Path, expected: Expected) -> None:
+    folder = model_folders.write(tmp_path, "v0001", model=hurt_model.graph(8, whole=True))
+    with pytest.raises(ModelRefused, match="output_type: int64"):
+        load(folder, expected)
 
 
 def test_a_changed_file_is_refused(tmp_path: Path, expected: Expected) -> None:

@@ -47,6 +47,14 @@ def test_every_request_is_answered_once_where_it_came_from(bench: Bench) -> None
     results = bench.results()
     assert {(r.status, r.version, r.epoch) for r in results} == {(Status.SCORED, "v0001", 1)}
     assert all(header(m, "traceparent") for m in answered)
+    assert {frozenset(r.timings_us) for r in results} == {frozenset(("queue", "read", "predict"))}
+    told = scorer.stages()
+    assert {(entry[0], entry[1], entry[-1]) for entry in told["answers"]} == {
+        ("scored", "v0001", 500)
+    }
+    counted = {entry[0]: sum(entry[-2]) for entry in told["stages"]}
+    assert counted["end_to_end"] == counted["queue"] == 500
+    assert counted["commit"] == counted["read"] == counted["predict"] > 1
 
 
 def test_without_a_release_nothing_is_taken(bench: Bench) -> None:
@@ -116,6 +124,8 @@ def test_a_request_past_its_deadline_is_told_so_and_not_scored(bench: Bench) -> 
         assert result.status is (Status.EXPIRED if late else Status.SCORED)
         assert (result.score is None, result.features == {}) == (late, late)
         assert result.reasons[0].startswith("deadline: passed ") if late else not result.reasons
+        assert result.timings_us["queue"] >= 200_000
+        assert ("predict" in result.timings_us) == (not late)
 
 
 def test_bulk_requests_are_answered_beside_the_others_and_once(bench: Bench) -> None:
@@ -192,6 +202,32 @@ def test_a_canary_starts_and_ends_between_two_batches(bench: Bench) -> None:
     assert by_epoch[2].keys() == {("v0001", Route.CHAMPION), ("v0002", Route.CANARY)}
     assert 30 <= by_epoch[2]["v0002", Route.CANARY] <= 90
     assert by_epoch[3] == {("v0002", Route.CHAMPION): 200}
+
+
+def test_the_champion_before_answers_for_one_that_gives_no_score(bench: Bench) -> None:
+    bench.release_first()
+    # Nobody fills the features here, so that it answers NaN for every row.
+    model_folders.write(bench.models, "v0002", fragile=True)
+    with bench.scorer() as scorer:
+        bench.produce(requests(10))
+        bench.await_count(RESULTS, 10)
+        now = release_log.current(bench.kafka, CASE)
+        assert now is not None
+        release_log.publish(
+            bench.kafka, now.model_copy(update={"epoch": 2, "champion": "v0002", "event_id": "e"})
+        )
+        until(lambda: scorer.counters()["epoch"] == 2)
+        bench.produce(requests(40, first=10))
+        bench.await_count(RESULTS, 50)
+        until(lambda: scorer.counters().get("fallback", 0) == 40)
+        counts = scorer.counters()
+    helped = [r for r in bench.results() if r.epoch == 2]
+    assert {(r.status, r.version, r.route, r.failed) for r in helped} == {
+        (Status.FALLBACK, "v0001", Route.CHAMPION, ("v0002",))
+    }
+    assert {r.reasons[-1] for r in helped} == {"other_model: v0001"}
+    kinds = {"fallback_output_not_finite", "fallback_circuit_open"}
+    assert sum(counts.get(kind, 0) for kind in kinds) == 40
 
 
 def test_a_refused_champion_changes_nothing(bench: Bench) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +14,12 @@ from schemas import flights
 from schemas.decoding import Refusal
 from schemas.flights import FlightRequest
 from schemas.results import Result, Route, Status
+from serving import scoring
+from serving.asking import Asking
+from serving.declared import Fallback
+from serving.output_contract import Matrix, ModelFailed, Output
 from serving.releases import ReleaseState
-from serving.runtime import Matrix, ModelFailed, Scores
-from serving.scoring import Answer, Batch, Rules, Serving, answer
+from serving.scoring import Answer, Batch, Rules, Serving
 from tests.serving.test_releases import release
 
 FEATURES = ("origin__mean", "aircraft__last")
@@ -32,11 +35,19 @@ class Constant:
         self.version, self.threshold, self._score = version, 0.5, score
         self.calls = 0
 
-    def predict(self, matrix: Matrix) -> Scores:
+    def outputs(self, matrix: Matrix) -> Output:
         self.calls += 1
         if (matrix[:, -1] > 1_000).any():
             raise ModelFailed("model_error", "poison")
         return np.full(matrix.shape[0], self._score)
+
+
+class Broken(Constant):
+    """A version that never answers."""
+
+    def outputs(self, matrix: Matrix) -> Output:
+        self.calls += len(matrix) > 0
+        raise ModelFailed("model_error", "no")
 
 
 def rule(_: FlightRequest, features: Mapping[str, float | None]) -> float:
@@ -86,6 +97,16 @@ def batch(values: Any, **changes: Any) -> Batch:
 def serving(*models: Constant, refused: Mapping[str, str] | None = None, **changes: Any) -> Serving:
     state = ReleaseState("flights", release(7, champion=models[0].version, **changes))
     return Serving(state, {m.version: m for m in models}, refused or {})
+
+
+def answer(
+    asked: Batch,
+    by: Serving,
+    rules: Rules,
+    clock_ms: Callable[[], int],
+    asking: Asking | None = None,
+) -> list[Answer | Refusal]:
+    return scoring.answer(asked, by, rules, clock_ms, asking or Asking())
 
 
 def results(answers: list[Answer | Refusal]) -> list[Result]:
@@ -171,10 +192,10 @@ def test_a_poisonous_row_falls_back_alone() -> None:
 
 def test_a_batch_too_large_for_the_memory_gets_through_in_parts() -> None:
     class Narrow(Constant):
-        def predict(self, matrix: Matrix) -> Scores:
+        def outputs(self, matrix: Matrix) -> Output:
             if matrix.shape[0] > 10:
                 raise ModelFailed("model_error", "out of memory")
-            return super().predict(matrix)
+            return super().outputs(matrix)
 
     answered = results(answer(batch(np.zeros((256, 2))), serving(Narrow("v1", 0.1)), RULES, now))
     assert {r.status for r in answered} == {Status.SCORED}
@@ -241,6 +262,65 @@ def test_a_request_without_a_trace_starts_one() -> None:
         answer(batch([[0, 0]], traceparents=[None]), serving(Constant("v1", 0.1)), RULES, now)
     )
     assert len(result.traceparent) == 55
+
+
+def test_the_champion_answers_for_a_canary_that_fails_and_the_result_says_so() -> None:
+    champion = Constant("v1", 0.1)
+    both = serving(champion, Broken("v2", 0.9), canary="v2", canary_share=1.0)
+    [result] = results(answer(batch([[0, 0]]), both, RULES, now))
+    assert (result.status, result.version, result.route) == (
+        *(Status.FALLBACK, "v1"),
+        Route.CHAMPION,
+    )
+    assert (result.score, result.failed) == (0.1, ("v2",))
+    assert result.reasons == ("model_error: no", "other_model: v1")
+
+
+def test_the_champion_before_answers_for_one_that_fails_and_never_the_canary() -> None:
+    models = Broken("v2", 0.5), Constant("v1", 0.1), Constant("v3", 0.9)
+    told = serving(*models, canary="v3", canary_share=0.0)
+    [alone] = results(answer(batch([[0, 0]]), told, RULES, now))
+    assert (alone.route, alone.version, alone.failed) == (Route.RULE, "v2", ("v2",))
+
+    [helped] = results(answer(batch([[0, 0]]), replace(told, previous="v1"), RULES, now))
+    assert (helped.status, helped.version, helped.score) == (Status.FALLBACK, "v1", 0.1)
+
+
+def test_where_nobody_but_the_rule_is_declared_no_other_model_is_asked() -> None:
+    champion = Constant("v1", 0.1)
+    both = serving(champion, Broken("v2", 0.9), canary="v2", canary_share=1.0)
+    rules = replace(RULES, fallbacks=(Fallback.RULE,))
+    [result] = results(answer(batch([[0, 0]]), both, rules, now))
+    assert (result.route, result.version, champion.calls) == (Route.RULE, "v2", 0)
+
+
+def test_where_no_rule_is_declared_what_no_model_answers_is_refused() -> None:
+    told = serving(Broken("v1", 0.1))
+    [refused] = answer(batch([[0, 0]]), told, replace(RULES, fallbacks=()), now)
+    assert isinstance(refused, Refusal)
+    assert refused.detail == "no rule is declared (after model_error: no)"
+
+
+def test_what_both_models_cannot_answer_names_both_and_the_rule_answers() -> None:
+    both = serving(Constant("v1", 0.1), Broken("v2", 0.9), canary="v2", canary_share=1.0)
+    [result] = results(answer(batch([[0, 5_000]]), both, RULES, now))
+    assert (result.route, result.version, result.failed) == (Route.RULE, "v2", ("v2", "v1"))
+    assert result.reasons == ("model_error: no", "v1: model_error: poison")
+
+
+def test_a_row_with_an_impossible_score_falls_back_without_another_call() -> None:
+    class Odd(Constant):
+        def outputs(self, matrix: Matrix) -> Output:
+            out = super().outputs(matrix)
+            out[1], out[2] = np.nan, 1.5
+            return out
+
+    model = Odd("v1", 0.1)
+    answered = results(answer(batch(np.zeros((4, 2))), serving(model), RULES, now))
+    assert [r.status is Status.SCORED for r in answered] == [True, False, False, True]
+    assert answered[1].reasons == ("output_not_finite: nan",)
+    assert answered[2].reasons == ("output_out_of_range: 1.5 is not in [0.0, 1.0]",)
+    assert model.calls == 1
 
 
 @given(

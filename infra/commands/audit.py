@@ -1,0 +1,120 @@
+"""`headrace audit`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from features.settings import StoreSettings
+    from infra.exactly_once import Judgement, Place
+
+app = typer.Typer()
+
+# What takes longer than this says what it is doing.
+PATIENCE_S = 2.0
+SHOWN = 10
+
+
+@app.command("audit")
+def audit(
+    since: str = typer.Option(
+        "", help="Only what the broker received from then on: ISO, or 2h ago."
+    ),
+    *,
+    as_json: bool = typer.Option(False, "--json", help="As JSON."),
+) -> None:
+    """Was every request answered exactly once? Judged from the topics alone; the scorer is not asked.
+
+    Looks for requests lost, answered twice, answered and refused, or answered unasked; for results out of their key's
+    order, ahead of the group's offsets, or archived though their transaction was aborted. It may run while requests are
+    answered. Exit code 1 where anything is wrong.
+
+    Example: headrace audit --since 2h
+    """
+    import time
+
+    from infra.exactly_once import check
+    from infra.settings import Settings
+    from infra.time_option import time_option
+    from infra.topic_history import read
+    from schemas import topics
+
+    settings = Settings.load()
+    now_ms = time.time_ns() // 1_000_000
+    lanes = [t.name for stage in ("requests", "bulk") for t in topics.stage(settings.case, stage)]
+    judgement = check(
+        read(
+            settings.kafka,
+            settings.case,
+            requests=lanes,
+            since_ms=time_option("--since", since, now_ms) if since else None,
+            taken=lambda: _archived(settings.stores, settings.case),
+            progress=_patient(),
+        )
+    )
+    if as_json:
+        _print_json(judgement)
+    else:
+        _print(judgement)
+    if judgement.findings:
+        raise typer.Exit(1)
+
+
+def _archived(stores: StoreSettings, case: str) -> Iterator[Place]:
+    """The places of results that the lake holds: a reader that must not have seen what was aborted."""
+    from features.lake import Lake, NoSuchLakeTable
+    from infra.exactly_once import Place
+    from schemas import topics
+
+    columns = ("kafka_topic", "kafka_partition", "kafka_offset")
+    table = topics.table_of(case)[f"{case}.results"].table
+    try:
+        rows = Lake(stores).scan(table, columns=columns)
+    except NoSuchLakeTable:
+        return
+    for topic, partition, offset in zip(*(rows[name].to_pylist() for name in columns), strict=True):
+        if topic is not None:
+            yield Place(topic, partition, offset)
+
+
+def _patient() -> Callable[[str], None]:
+    """Says what is being done, once it has taken `PATIENCE_S`."""
+    import time
+
+    began_s = time.monotonic()
+
+    def progress(doing: str) -> None:
+        if time.monotonic() - began_s > PATIENCE_S:
+            typer.echo(f"{doing} …", err=True)
+
+    return progress
+
+
+def _print_json(judgement: Judgement) -> None:
+    import dataclasses
+
+    import msgspec
+
+    told = dataclasses.asdict(judgement) | {"wrong": judgement.counts()}
+    told["findings"] = [one._asdict() for one in judgement.findings]
+    typer.echo(msgspec.json.format(msgspec.json.encode(told), indent=1).decode())
+
+
+def _print(judgement: Judgement) -> None:
+    told = judgement
+    typer.echo(
+        f"{told.requests:,} requests: {told.results:,} results, {told.dead_letters:,} dead letters, "
+        f"{told.waiting:,} still waiting"
+    )
+    if told.again:
+        typer.echo(f"{told.again:,} ids were published again later than a repeat is recognised")
+    if told.older:
+        typer.echo(f"{told.older:,} results answer requests that are not there any more")
+    typer.echo(", ".join(f"{count:,} {kind}" for kind, count in told.counts().items()))
+    for one in told.findings[:SHOWN]:
+        typer.echo(f"{one.kind}: {one.id}: {one.how}", err=True)
+    if len(told.findings) > SHOWN:
+        typer.echo(f"and {len(told.findings) - SHOWN:,} more; --json has all", err=True)
