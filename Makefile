@@ -24,7 +24,7 @@ demo: .venv/.ready jars ## New York flights, end to end, on the real engines (AR
 
 .PHONY: test
 test: .venv/.ready jars ## every test: unit, property, behaviour on real engines, one short end to end
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: check
 check: lint types imports test ## exactly what CI runs: lint, types, import rules, tests

@@ -29,17 +29,6 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where two processes share the tests (`--dist loadgroup`): one has the files of whole stacks, one after the other.
-
-    The other has everything else, a file at a time, so that fixtures of modules are made once.
-    """
-    heavy = {item.path for item in items if item.get_closest_marker("slow")}
-    for item in items:
-        group = "stacks" if item.path in heavy else str(item.path.relative_to(ROOT))
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 def jars_folder() -> Path:
     """The folder that `make jars` fills, or the one named by HEADRACE_JARS."""
     named = os.environ.get("HEADRACE_JARS")

@@ -4,8 +4,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import pytest
-
 from infra.local import process
 from tests.faults.__main__ import play
 from tests.faults.harness import Rig
@@ -13,11 +11,10 @@ from tests.faults.memory import MemoryWatch
 from tests.faults.outcome import Outcome
 
 
-@pytest.mark.parametrize("case", [18, 27])
-def test_the_cheapest_cases_hold_and_leave_no_process(case: int) -> None:
+def test_a_case_holds_and_leaves_no_process() -> None:
     with tempfile.TemporaryDirectory(prefix="headrace-faults-") as folder:
         with Rig(Path(folder)) as rig:
-            outcome = play(rig, case, seed=1)
+            outcome = play(rig, 18, seed=1)
         assert outcome.held, outcome.line()
         assert process.marked(folder) == []
     assert process.STACK_MARK not in os.environ
