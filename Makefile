@@ -23,8 +23,12 @@ demo: .venv/.ready jars ## New York flights, end to end, on the real engines (AR
 	$(BIN)/headrace demo $(ARGS)
 
 .PHONY: test
-test: .venv/.ready jars ## every test: unit, property, behaviour on real engines, one short end to end
+test: .venv/.ready jars ## the tests: unit, property, behaviour on real engines, one short end to end
 	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: nightly
+nightly: .venv/.ready jars ## the tests that take too long for every change
+	$(BIN)/python -m pytest -m nightly $(ARGS)
 
 .PHONY: check
 check: lint types imports test ## exactly what CI runs: lint, types, import rules, tests

@@ -16,10 +16,13 @@ from features.settings import StoreSettings
 from infra.local.kafka import KafkaServer
 from infra.local.redis_server import RedisServer
 from schemas.settings import KafkaSettings
+from tests.flink import cancel_all, running_flink
 from tests.redis_cluster import RedisCluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pipelines.settings import FlinkSettings
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,6 +61,20 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real, empty Redis for the session. Tests share it: a test that needs it empty flushes it first."""
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def shared_flink(jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkSettings]:
+    """One Flink session cluster for all who hurt none of its processes; it takes long to start."""
+    with running_flink(tmp_path_factory.mktemp("flink"), jars, slots=8) as running:
+        yield running.settings
+
+
+@pytest.fixture(scope="module")
+def flink(shared_flink: FlinkSettings) -> Iterator[FlinkSettings]:
+    """That cluster, without jobs before the module and after it."""
+    yield shared_flink
+    cancel_all(shared_flink)
 
 
 class OnlineStore(NamedTuple):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from infra.local import process
 from infra.local.flink import FlinkCluster
+from pipelines.flink_jobs import FlinkJobs
 from pipelines.settings import FlinkSettings
 
 if TYPE_CHECKING:
@@ -50,3 +51,9 @@ def running_flink(
     jobmanager, taskmanager = cluster.engines()
     with jobmanager, taskmanager:
         yield RunningFlink(settings, jobmanager, taskmanager)
+
+
+def cancel_all(flink: FlinkSettings) -> None:
+    """Leave the cluster without a job."""
+    with FlinkJobs(flink) as cluster:
+        cluster.cancel(cluster.alive())

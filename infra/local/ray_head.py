@@ -37,6 +37,8 @@ class RayHead(Engine):
     name = "ray"
     # Nothing waits for Ray but the scorer; everything waits for features, and those for Kafka and Flink.
     after = ("kafka", "taskmanager")
+    # Seconds on a quiet machine; minutes where a dozen processes start on two slow cores. Ray itself gives up after one.
+    start_timeout_s = 240.0
     # A SIGTERM before its start is complete is not obeyed; there is nothing in Ray that must outlive it.
     stop_grace_s = 8.0
 
@@ -99,6 +101,7 @@ class RayHead(Engine):
         return {
             **client_environment(self.folder),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_DASHBOARD_STARTUP_TIMEOUT_S": f"{self.start_timeout_s:.0f}",
             # On SIGTERM Ray waits up to 30 s for its work to end; the replicas are already told to stop by then.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "AUTOSCALER_METRIC_PORT": str(process.free_port()),

@@ -17,6 +17,8 @@ import pytest
 
 from infra.local import process
 
+# The end-to-end test starts the same stack by the demo.
+pytestmark = pytest.mark.nightly
 ROOT = Path(__file__).parents[2]
 # A start takes under a minute on a quiet machine; the suite may share two cores with another one.
 UP_TIMEOUT_S = 600

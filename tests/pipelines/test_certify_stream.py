@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,7 +16,6 @@ from pipelines.flink_jobs import FlinkJobs
 from pipelines.settings import FlinkSettings
 from pipelines.tile_query import tile_query
 from tests.features.readings import VIEW
-from tests.flink import running_flink
 
 if TYPE_CHECKING:
     from schemas.settings import KafkaSettings
@@ -41,12 +38,6 @@ JOINT = View(
         Aggregate("levels_distinct_1h", "level", "count_distinct", 3_600, 600),
     ),
 )
-
-
-@pytest.fixture(scope="module")
-def flink(jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkSettings]:
-    with running_flink(tmp_path_factory.mktemp("flink"), jars, slots=4) as running:
-        yield running.settings
 
 
 def test_every_function_means_the_same_to_the_real_job_and_nothing_is_left_behind(

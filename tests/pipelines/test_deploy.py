@@ -25,7 +25,6 @@ from pipelines.flink_jobs import FlinkJobs, FlinkUnavailable
 from pipelines.settings import FlinkSettings
 from schemas import topics
 from tests.conftest import stores_at
-from tests.flink import running_flink
 from tests.pipelines import toy
 from tests.pipelines.records import committed, eventually, produce, produce_events
 
@@ -36,12 +35,6 @@ pytestmark = pytest.mark.slow
 SEED = 11
 CASE = "deployed"
 VIEW = "station_levels"
-
-
-@pytest.fixture(scope="module")
-def flink(jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkSettings]:
-    with running_flink(tmp_path_factory.mktemp("flink"), jars, slots=4) as running:
-        yield running.settings
 
 
 def _define(functions: tuple[str, ...]) -> None:

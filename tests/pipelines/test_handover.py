@@ -32,7 +32,6 @@ from pipelines.settings import FlinkSettings, PipelineSettings
 from pipelines.state_loss import StateLost
 from schemas import topics
 from tests.conftest import stores_at
-from tests.flink import running_flink
 from tests.pipelines import paid, toy
 from tests.pipelines.records import eventually, produce_events
 
@@ -169,10 +168,9 @@ def _workers(case: str, kafka: KafkaSettings, stores: StoreSettings) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def flink(jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkSettings]:
-    folder = tmp_path_factory.mktemp("flink")
-    with running_flink(folder, jars, slots=8, checkpoint_interval_s=1) as running:
-        yield running.settings
+def flink(flink: FlinkSettings) -> FlinkSettings:
+    """Jobs that leave something to come back to often."""
+    return flink.model_copy(update={"checkpoint_interval_s": 1})
 
 
 def _forget_the_beginning(kafka: KafkaSettings) -> None:
@@ -326,6 +324,7 @@ def _a_lost_state_is_said_and_counted_again(
     assert _equals_batch(stores, "up_to_1h", _event(replay.sent - 1).event_time_ms) == 35
 
 
+@pytest.mark.nightly
 def test_requests_that_are_events_count_themselves_across_the_switch(
     kafka: KafkaSettings, flink: FlinkSettings, redis_url: str, tmp_path: Path
 ) -> None:

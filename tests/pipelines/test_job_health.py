@@ -50,6 +50,7 @@ def test_a_job_names_its_view(name: str, view: str | None) -> None:
     assert JobHealth("1", name, "RUNNING", 0).view == view
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_backlog_is_told_until_it_is_worked_off(
     kafka: KafkaSettings, jars: Path, tmp_path: Path

@@ -141,6 +141,7 @@ def _flink(cluster: FlinkCluster) -> FlinkSettings:
     )
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_job_goes_on_from_its_state_after_the_cluster_was_killed(
     kafka: KafkaSettings, jars: Path, tmp_path: Path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,13 +14,13 @@ from features.row_events import events_of
 from features.row_sql import parse
 from features.tile_row import TileRowDecoder
 from features.views import Aggregate, ColumnType, JoinKey, View
-from pipelines.flink_jobs import FlinkJobs, submit
+from pipelines.flink_jobs import submit
 from pipelines.flink_sql import job
 from schemas import topics
-from tests.flink import running_flink
 from tests.pipelines.records import committed, eventually, produce
 
 if TYPE_CHECKING:
+    from pipelines.settings import FlinkSettings
     from schemas.settings import KafkaSettings
 
 pytestmark = pytest.mark.slow
@@ -88,15 +87,13 @@ def events() -> list[dict[str, Any]]:
     ]
 
 
-def test_flink_gives_what_python_gives(kafka: KafkaSettings, jars: Path, tmp_path: Path) -> None:
+def test_flink_gives_what_python_gives(kafka: KafkaSettings, flink: FlinkSettings) -> None:
     topics.create(kafka, (topics.Topic(VIEW.topic, None, "k"), topics.tile_topic(VIEW.topic_out)))
     produce(kafka, VIEW.topic, [(e["k"], json.dumps(e).encode()) for e in events()])
     wanted = {e["k"]: [e[n] for n in NAMES] for e in events_of(VIEW, events())}
     assert len(wanted) == 100
-    with running_flink(tmp_path, jars) as running, FlinkJobs(running.settings) as jobs:
-        submit([job(VIEW, kafka, running.settings)], running.settings, lambda _: None)
-        eventually(lambda: len(_tiles(kafka)) == len(wanted))
-        jobs.cancel(jobs.of_view(VIEW.name))
+    submit([job(VIEW, kafka, flink)], flink)
+    eventually(lambda: len(_tiles(kafka)) == len(wanted))
     for key, found in _tiles(kafka).items():
         for expression, one, two in zip(EXPRESSIONS, found, wanted[key], strict=True):
             assert _same(one, two), (expression, key, one, two)

@@ -23,6 +23,7 @@ from features.settings import StoreSettings
 from features.views import Plan
 from infra.local.kafka import KafkaServer
 from pipelines import deploy, intake, materializer
+from pipelines.settings import FlinkSettings
 from schemas import topics
 from schemas.payments import PaymentRequest
 from schemas.results import Result
@@ -31,7 +32,6 @@ from schemas.worker import WorkerContext
 from serving import release_log
 from serving.settings import ServingSettings
 from tests.conftest import stores_at
-from tests.flink import running_flink
 from tests.pipelines.records import committed, eventually
 from tests.serving import model_folders
 
@@ -95,12 +95,12 @@ class Rig:
 
 
 @pytest.fixture(scope="module")
-def rig(jars: Path, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+def rig(
+    jars: Path, flink: FlinkSettings, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Rig]:
     folder = tmp_path_factory.mktemp("payments")
     stores = stores_at(folder, redis_url).model_copy(update={"project": "own_events"})
     with ExitStack() as running:
-        cluster = running_flink(tmp_path_factory.mktemp("flink"), jars, slots=4)
-        flink = running.enter_context(cluster).settings
         server = running.enter_context(
             KafkaServer(tmp_path_factory.mktemp("kafka"), jars / "kafka")
         )
