@@ -13,7 +13,7 @@ from features.lake import Lake, NoSuchLakeTable
 from features.lake_schema import LAKE_COLUMNS
 from features.views import Plan, PlanUnreadable
 from infra.decision import Behind, Decision, Letter, Record
-from infra.demo.topic_scan import scan
+from infra.topic_scan import told
 from schemas import topics, usecase
 from schemas.control import Release
 from schemas.envelope import header
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from schemas.settings import KafkaSettings
     from schemas.topics import Topic
 
-# How often a scan says how far it is.
-TOLD_EVERY = 100_000
 # Of a refused value, which may be a megabyte, as much as a person reads.
 VALUE_CHARS_MAX = 2_000
 
@@ -73,7 +71,7 @@ class Search:
     def find(self, request_id: str) -> Decision | None:
         """Everything there is; None where nobody has ever seen the id, or all of it is gone."""
         result = self._one([self._table[f"{self._case}.results"]], request_id)
-        asked = [t for stage in ("requests", "bulk") for t in topics.stage(self._case, stage)]
+        asked = topics.lanes(self._case)
         request = self._one(asked, request_id)
         letters = [one for topic in asked for one in self._letters(topic, request_id)]
         if result is None and request is None and not letters:
@@ -115,10 +113,7 @@ class Search:
     def _read(self, topic: str, begin: Mapping[int, int] | None = None) -> Any:  # noqa: ANN401 - a generator
         """The topic's records, with a word on how far it is."""
         try:
-            for count, message in enumerate(scan(self._kafka, topic, begin)):
-                if count % TOLD_EVERY == 0:
-                    self._progress(f"reading {topic}: {count:,} records")
-                yield message
+            yield from told(self._kafka, topic, self._progress, begin)
         except KafkaException as error:
             raise TopicsUnreadable(
                 f"topic {topic} on {self._kafka.bootstrap_servers}",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Self
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from infra.demo.topic_scan import METADATA_TIMEOUT_S, scan
 from infra.exactly_once import Asked, Given, History, Place, Refused
+from infra.topic_scan import METADATA_TIMEOUT_S, told
 from schemas.envelope import header
 from schemas.errors import HeadraceError
 from schemas.quarantine import PREFIX
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
     from schemas.settings import KafkaSettings
-
-TOLD_EVERY = 100_000
 
 
 class HistoryUnreadable(HeadraceError):
@@ -53,16 +51,16 @@ def read(
         with _Offsets(kafka, f"{case}.scorer") as offsets:
             seen = list(taken())
             consumed = offsets.consumed(lanes)
-            given = [given_of(m) for m in _told(kafka, results, offsets, since_ms, progress)]
+            given = [given_of(m) for m in _since(kafka, results, offsets, since_ms, progress)]
             refused = [
                 refused_of(m)
                 for lane in lanes
-                for m in _told(kafka, f"{lane}.dlq", offsets, since_ms, progress)
+                for m in _since(kafka, f"{lane}.dlq", offsets, since_ms, progress)
             ]
             asked = [
                 asked_of(m)
                 for lane in lanes
-                for m in _told(kafka, lane, offsets, since_ms, progress)
+                for m in _since(kafka, lane, offsets, since_ms, progress)
             ]
             first = offsets.first(results)
             return History(
@@ -128,7 +126,7 @@ def _key(message: Message) -> bytes:
     return key.encode() if isinstance(key, str) else key
 
 
-def _told(
+def _since(
     kafka: KafkaSettings,
     topic: str,
     offsets: _Offsets,
@@ -136,10 +134,7 @@ def _told(
     progress: Callable[[str], None],
 ) -> Iterator[Message]:
     begin = offsets.at(topic, since_ms) if since_ms is not None else None
-    for count, message in enumerate(scan(kafka, topic, begin)):
-        if count % TOLD_EVERY == 0:
-            progress(f"reading {topic}: {count:,} records")
-        yield message
+    return told(kafka, topic, progress, begin)
 
 
 class _Offsets:

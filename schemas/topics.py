@@ -167,6 +167,11 @@ def stage(case: str, name: str) -> list[Topic]:
     return [t for t in table_of(case).values() if t.stage == name]
 
 
+def lanes(case: str) -> list[Topic]:
+    """The topics on which requests are asked, the interactive lane first."""
+    return [*stage(case, "requests"), *stage(case, "bulk")]
+
+
 def create(kafka: KafkaSettings, topics: Iterable[Topic]) -> list[str]:
     """Create the topics that are missing; those that exist are left as they are.
 

@@ -49,6 +49,12 @@ CALL_TIMEOUT_S = 5.0
 FAILURES_MAX = 20
 FAILURE_PAUSE_S_MAX = 1.0
 SWEPT = "headrace-swept"
+# Which of them comes depends on the broker's version and on the call that meets it.
+FENCED = (
+    KafkaError._FENCED,  # noqa: SLF001 - its public name
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+)
 
 
 class ChannelBroken(HeadraceError):
@@ -253,14 +259,17 @@ class Channel:
 
     def _renew_producer(self, why: str) -> None:
         """A producer anew under the same id: its start ends whatever the old one left open (librdkafka#5423)."""
+        self._count_renewal(why)
+        # Dropped, not closed: `close` would first wait for the transaction that nobody can end any more.
+        del self._producer
+        self._producer = self._new_producer()
+
+    def _count_renewal(self, why: str) -> None:
         now = time.monotonic()
         self._renewals = [t for t in self._renewals if now - t < RENEWALS_WITHIN_S] + [now]
         if len(self._renewals) > RENEWALS_MAX:
             raise self._broken("transactions that end", why)
         self.counts["producers_renewed"] += 1
-        # Dropped, not closed: `close` would first wait for the transaction that nobody can end any more.
-        del self._producer
-        self._producer = self._new_producer()
 
     def _rewind(self) -> None:
         """Set the owned partitions back to what is committed, or rejoin the group where that fails."""
@@ -281,6 +290,16 @@ class Channel:
             self._consumer = self._new_consumer()
 
     def _new_producer(self) -> Producer:
+        while True:
+            try:
+                return self._started_producer()
+            except KafkaException as error:
+                # Another replica took the slot's id while this one started: as good a reason for a new start as any later.
+                if error.args[0].code() not in FENCED:
+                    raise self._broken("a transactional producer", str(error.args[0])) from error
+                self._count_renewal(str(error.args[0]))
+
+    def _started_producer(self) -> Producer:
         producer = Producer(
             self._kafka.client_config(
                 transactional_id=f"{self._group}.{self._slot}",
@@ -294,11 +313,8 @@ class Channel:
                 retry_backoff_ms=1,
             )
         )
-        try:
-            producer.init_transactions(self._serving.transaction_timeout_ms / 1000 + CALL_TIMEOUT_S)
-            self._sweep(producer)
-        except KafkaException as error:
-            raise self._broken("a transactional producer", str(error.args[0])) from error
+        producer.init_transactions(self._serving.transaction_timeout_ms / 1000 + CALL_TIMEOUT_S)
+        self._sweep(producer)
         return producer
 
     def _sweep(self, producer: Producer) -> None:

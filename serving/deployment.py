@@ -201,7 +201,7 @@ class _Lag:
     """Requests of both lanes that are in the log and not yet answered; -1 while the broker does not answer."""
 
     def __init__(self, kafka: KafkaSettings, case: str) -> None:
-        self._topics = [t.name for s in ("requests", "bulk") for t in topics.stage(case, s)]
+        self._topics = [t.name for t in topics.lanes(case)]
         self._consumer = Consumer(
             kafka.client_config(group_id=f"{case}.scorer", enable_auto_commit=False)
         )

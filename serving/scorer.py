@@ -181,8 +181,8 @@ class Scorer:
         )
 
     def _produced(self) -> list[str]:
-        asked = [t for stage in ("requests", "bulk") for t in topics.stage(self._case, stage)]
-        return [f"{self._case}.results", f"{self._case}.shadow", *(t.dlq for t in asked)]
+        letters = [t.dlq for t in topics.lanes(self._case)]
+        return [f"{self._case}.results", f"{self._case}.shadow", *letters]
 
     def _load(self, model: str, version: str) -> runtime.Model:
         folder = Path(self._settings.models_dir) / model / version

@@ -18,8 +18,8 @@ import pytest
 from features.lake import Lake
 from features.rings import Rings
 from features.views import JoinKey, Plan
-from infra.demo.topic_scan import scan
 from infra.settings import Settings
+from infra.topic_scan import scan
 from schemas.client import Client
 from schemas.flights import SERVICE, FlightRequest
 from schemas.topics import table_of

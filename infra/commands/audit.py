@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import typer
+
+from infra.json_print import print_json
 
 if TYPE_CHECKING:
     from features.settings import StoreSettings
@@ -13,8 +15,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-# What takes longer than this says what it is doing.
-PATIENCE_S = 2.0
 SHOWN = 10
 
 
@@ -37,6 +37,7 @@ def audit(
     import time
 
     from infra.exactly_once import check
+    from infra.patience import patient
     from infra.settings import Settings
     from infra.time_option import time_option
     from infra.topic_history import read
@@ -44,15 +45,14 @@ def audit(
 
     settings = Settings.load()
     now_ms = time.time_ns() // 1_000_000
-    lanes = [t.name for stage in ("requests", "bulk") for t in topics.stage(settings.case, stage)]
     judgement = check(
         read(
             settings.kafka,
             settings.case,
-            requests=lanes,
+            requests=[t.name for t in topics.lanes(settings.case)],
             since_ms=time_option("--since", since, now_ms) if since else None,
             taken=lambda: _archived(settings.stores, settings.case),
-            progress=_patient(),
+            progress=patient(),
         )
     )
     if as_json:
@@ -80,27 +80,12 @@ def _archived(stores: StoreSettings, case: str) -> Iterator[Place]:
             yield Place(topic, partition, offset)
 
 
-def _patient() -> Callable[[str], None]:
-    """Says what is being done, once it has taken `PATIENCE_S`."""
-    import time
-
-    began_s = time.monotonic()
-
-    def progress(doing: str) -> None:
-        if time.monotonic() - began_s > PATIENCE_S:
-            typer.echo(f"{doing} …", err=True)
-
-    return progress
-
-
 def _print_json(judgement: Judgement) -> None:
     import dataclasses
 
-    import msgspec
-
     told = dataclasses.asdict(judgement) | {"wrong": judgement.counts()}
     told["findings"] = [one._asdict() for one in judgement.findings]
-    typer.echo(msgspec.json.format(msgspec.json.encode(told), indent=1).decode())
+    print_json(told)
 
 
 def _print(judgement: Judgement) -> None:

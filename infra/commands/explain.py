@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from infra.commands.features_show import length
+from infra.json_print import print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 NEVER_SEEN = 3
-# What takes longer than this says what it is doing.
-PATIENCE_S = 2.0
 
 
 @app.command("explain")
@@ -39,11 +36,12 @@ def explain(
 
     from infra.decision import told
     from infra.decision_search import Search
+    from infra.patience import patient
     from infra.settings import Settings
 
     settings = Settings.load()
     models = Path(settings.serving.models_dir)
-    search = Search(settings.kafka, settings.stores, models, settings.case, _patient())
+    search = Search(settings.kafka, settings.stores, models, settings.case, patient())
     decision = search.find(request_id)
     if decision is None:
         typer.echo(
@@ -51,22 +49,9 @@ def explain(
         )
         raise typer.Exit(NEVER_SEEN)
     if as_json:
-        import msgspec
-
-        typer.echo(msgspec.json.format(msgspec.json.encode(told(decision)), indent=1).decode())
+        print_json(told(decision))
     else:
         _print(decision)
-
-
-def _patient() -> Callable[[str], None]:
-    """Says what is being done, once it has taken `PATIENCE_S`."""
-    began_s = time.monotonic()
-
-    def progress(doing: str) -> None:
-        if time.monotonic() - began_s > PATIENCE_S:
-            typer.echo(f"{doing} …", err=True)
-
-    return progress
 
 
 def _print(decision: Decision) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from infra.json_print import print_json
+
 if TYPE_CHECKING:
     from features.certify import Difference, Verdict
     from features.views import Plan, View
@@ -104,14 +106,13 @@ def _certificate(verdict: Verdict, *, without_stream: bool) -> Any:  # noqa: ANN
 
 
 def _print_json(verdicts: list[Verdict], *, without_stream: bool) -> None:
-    import msgspec
 
     told = [
         verdict._asdict() | {"smallest": verdict.smallest and verdict.smallest._asdict()}
         for verdict in verdicts
     ]
     answer = {"full": not without_stream, "views": told}
-    typer.echo(msgspec.json.format(msgspec.json.encode(answer, enc_hook=str), indent=1).decode())
+    print_json(answer, enc_hook=str)
 
 
 def _print(verdicts: list[Verdict], folder: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from infra.commands.features_show import length
+from infra.json_print import print_json
 
 if TYPE_CHECKING:
     from features.freshness import Freshness
@@ -27,10 +28,8 @@ def freshness(*, as_json: bool = typer.Option(False, "--json", help="As JSON."))
     stores = Settings.load().stores
     found = look(Plan.load(stores.plan_path), stores)
     if as_json:
-        import msgspec
-
         told = {"clock_ms": found.clock_ms, "views": [one._asdict() for one in found.views]}
-        typer.echo(msgspec.json.format(msgspec.json.encode(told), indent=1).decode())
+        print_json(told)
     else:
         _print(found)
 

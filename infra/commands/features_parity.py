@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from infra.json_print import print_json
+
 if TYPE_CHECKING:
     from features.parity import ParityReport
 
@@ -75,8 +77,6 @@ def _settled(served: Any) -> Any:  # noqa: ANN401 - an Arrow table; Arrow is imp
 def _print_json(
     report: ParityReport, service: str, since_ms: int | None, until_ms: int | None, left_out: int
 ) -> None:
-    import msgspec
-
     told = {
         "service": service,
         "since_ms": since_ms,
@@ -86,7 +86,7 @@ def _print_json(
         "by_feature": report.by_feature,
         "examples": [example._asdict() for example in report.examples],
     }
-    typer.echo(msgspec.json.format(msgspec.json.encode(told), indent=1).decode())
+    print_json(told)
 
 
 def _print(report: ParityReport, left_out: int) -> None:

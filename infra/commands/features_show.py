@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from infra.json_print import print_json
+
 if TYPE_CHECKING:
     from features.view_summary import Distribution, ViewSummary
 
@@ -33,10 +35,8 @@ def show(
     stores = Settings.load().stores
     summary = summarize(Plan.load(stores.plan_path).view(view), stores)
     if as_json:
-        import msgspec
-
         told = summary._asdict() | {"features": [f._asdict() for f in summary.features]}
-        typer.echo(msgspec.json.format(msgspec.json.encode(told), indent=1).decode())
+        print_json(told)
     else:
         _print(summary)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from infra.json_print import print_json
+
 if TYPE_CHECKING:
     from features.unit_test import Outcome
 
@@ -54,10 +56,9 @@ def check(
 
 
 def _print_json(outcomes: list[Outcome]) -> None:
-    import msgspec
 
     told = [outcome._asdict() | {"ok": outcome.ok} for outcome in outcomes]
-    typer.echo(msgspec.json.format(msgspec.json.encode(told), indent=1).decode())
+    print_json(told)
 
 
 def _print(outcomes: list[Outcome]) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from infra.json_print import print_json
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -57,9 +59,7 @@ def replay(
     difference = _run(one.run)
     told = dataclasses.asdict(difference)
     if as_json:
-        import msgspec
-
-        typer.echo(msgspec.json.format(msgspec.json.encode(told), indent=1).decode())
+        print_json(told)
     else:
         _print(difference, model or "its own version")
     if not model and (difference.differing or difference.failed):

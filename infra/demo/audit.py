@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from infra.demo.topic_scan import scan
 from infra.exactly_once import History, Wrong, check
 from infra.topic_history import asked_of, given_of, refused_of
+from infra.topic_scan import scan
 from schemas.topics import CONTROL_TOPICS, stage
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 import pytest
 
-from pipelines.flink_jobs import FlinkJobs, submit
+from pipelines.flink_jobs import submit
 from pipelines.flink_sql import Job, job
 from tests.benchmarks import levels, peers
 from tests.benchmarks.contenders import (
@@ -29,6 +29,7 @@ from tests.benchmarks.contenders import (
     record,
     row,
 )
+from tests.flink import cancel_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -104,8 +105,7 @@ def jobs(kafka: KafkaSettings, cluster: RunningFlink) -> Iterator[dict[str, int]
     yield {"ours": taskmanager, "by hand": taskmanager, "quix": quix.pid}
     quix.kill()
     quix.wait()
-    with FlinkJobs(flink) as submitted:
-        submitted.cancel(submitted.alive())
+    cancel_all(flink)
 
 
 class Bursts:

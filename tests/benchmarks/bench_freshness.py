@@ -21,11 +21,12 @@ from confluent_kafka import Producer
 
 from features.rings import entity_key
 from features.views import Plan
-from pipelines.flink_jobs import FlinkJobs, submit
+from pipelines.flink_jobs import submit
 from pipelines.flink_sql import job
 from tests.benchmarks import levels
 from tests.benchmarks.contenders import REPEATS, Contender, Run, race, record, row
 from tests.benchmarks.peers import ROOT, Peer, pinned
+from tests.flink import cancel_all
 from tests.pipelines import toy
 from tests.pipelines.records import eventually
 
@@ -77,8 +78,7 @@ def ways(
     for child in (bare, ours):
         child.kill()
         child.wait()
-    with FlinkJobs(flink) as cluster:
-        cluster.cancel(cluster.alive())
+    cancel_all(flink)
 
 
 class Drive:

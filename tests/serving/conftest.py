@@ -90,6 +90,12 @@ class Bench:
             release_log.first(CASE, "flights", champion, event_time_ms=CLOCK_MS, decided_by="test"),
         )
 
+    def release_second(self, champion: str) -> None:
+        now = release_log.current(self.kafka, CASE)
+        assert now is not None
+        after = {"epoch": now.epoch + 1, "champion": champion, "event_id": "second"}
+        release_log.publish(self.kafka, now.model_copy(update=after))
+
     @contextmanager
     def scorer(self, slot: int = 0) -> Iterator[Scorer]:
         """A replica in a thread; leaves cleanly, and hands on what it failed with."""

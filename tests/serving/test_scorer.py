@@ -211,11 +211,7 @@ def test_the_champion_before_answers_for_one_that_gives_no_score(bench: Bench) -
     with bench.scorer() as scorer:
         bench.produce(requests(10))
         bench.await_count(RESULTS, 10)
-        now = release_log.current(bench.kafka, CASE)
-        assert now is not None
-        release_log.publish(
-            bench.kafka, now.model_copy(update={"epoch": 2, "champion": "v0002", "event_id": "e"})
-        )
+        bench.release_second("v0002")
         until(lambda: scorer.counters()["epoch"] == 2)
         bench.produce(requests(40, first=10))
         bench.await_count(RESULTS, 50)
@@ -236,11 +232,7 @@ def test_a_refused_champion_changes_nothing(bench: Bench) -> None:
     with bench.scorer() as scorer:
         bench.produce(requests(10))
         bench.await_count(RESULTS, 10)
-        now = release_log.current(bench.kafka, CASE)
-        assert now is not None
-        release_log.publish(
-            bench.kafka, now.model_copy(update={"epoch": 2, "champion": "v0002", "event_id": "e"})
-        )
+        bench.release_second("v0002")
         time.sleep(1.0)
         bench.produce(requests(10, first=10))
         bench.await_count(RESULTS, 20)

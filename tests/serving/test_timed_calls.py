@@ -64,12 +64,10 @@ def test_a_call_that_cannot_be_ended_is_left_behind_and_the_others_go_on() -> No
 
 
 def test_its_thread_goes_when_it_is_closed() -> None:
-    before = threading.active_count()
-    calls: TimedCalls[int] = TimedCalls(5.0)
-    calls("v1", lambda: 1, nothing)
-    assert threading.active_count() == before + 1
+    calls: TimedCalls[threading.Thread] = TimedCalls(5.0)
+    thread = calls("v1", threading.current_thread, nothing)
+    assert thread.is_alive()
+    assert thread is not threading.current_thread()
     calls.close()
-    deadline_s = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < deadline_s:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    thread.join(10)
+    assert not thread.is_alive()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from confluent_kafka import Message
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 BATCH = 10_000
 METADATA_TIMEOUT_S = 10.0
+# How often a scan that tells says how far it is.
+TOLD_EVERY = 100_000
 
 
 def scan(
@@ -62,3 +64,16 @@ def scan(
                     raise KafkaException(error)
     finally:
         consumer.close()
+
+
+def told(
+    kafka: KafkaSettings,
+    topic: str,
+    progress: Callable[[str], None],
+    begin: Mapping[int, int] | None = None,
+) -> Iterator[Message]:
+    """`scan`, with a word on how far it is."""
+    for count, message in enumerate(scan(kafka, topic, begin)):
+        if count % TOLD_EVERY == 0:
+            progress(f"reading {topic}: {count:,} records")
+        yield message
