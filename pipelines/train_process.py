@@ -23,7 +23,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class Job(BaseModel):
-    """What to train: a version on requests of `[since_ms, until_ms)`."""
+    """What to train: a version on requests of `[since_ms, until_ms)`, by the use case's `train` if not told otherwise."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,6 +33,7 @@ class Job(BaseModel):
     since_ms: int
     until_ms: int
     order_id: str | None = None
+    estimator: str | None = None
 
 
 class Line(BaseModel):
@@ -51,16 +52,19 @@ def main() -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Heavy imports only now: the parent's death is already watched.
     from features.views import Plan  # noqa: PLC0415
-    from pipelines import training  # noqa: PLC0415
+    from pipelines import estimators, training  # noqa: PLC0415
     from schemas.errors import HeadraceError  # noqa: PLC0415
 
     try:
+        # A misspelt one is told before the lake is read for it.
+        estimators.estimator(job.case, job.estimator)
         _say("progress", "reading the lake and computing features as of each request")
         plan = Plan.load(job.stores.plan_path)
         made = training.training_set(job.case, plan, job.stores, job.since_ms, job.until_ms)
         built = training.build(
             made,
             Path(job.models_dir),
+            estimator_name=job.estimator,
             order_id=job.order_id,
             progress=lambda text: _say("progress", text),
         )

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
+from pipelines import estimators
 from pipelines.onnx_model import Classifier, Matrix, convert, verify
 from pipelines.training_set import Labels, Rows, TrainingRefused, TrainingSet, training_set
 from schemas import manifest, usecase
@@ -32,7 +34,6 @@ from schemas.manifest import (
 __all__ = ["Rows", "TrainingRefused", "TrainingSet", "build", "measure", "training_set"]
 
 REFERENCE_ROWS_MAX = 5_000
-VERSION_TRIES = 5
 PROJECT = Path(__file__).parents[1]
 
 Progress = Callable[[str], None]
@@ -42,6 +43,7 @@ def build(
     training: TrainingSet,
     models_dir: Path,
     *,
+    estimator_name: str | None = None,
     order_id: str | None = None,
     progress: Progress = lambda _: None,
 ) -> Manifest:
@@ -49,13 +51,22 @@ def build(
 
     The folder appears whole, by renaming, under the next free version.
 
+    Args:
+        training: The rows.
+        models_dir: Where versions lie.
+        estimator_name: One of the use case's `ESTIMATORS`; its `train` for None.
+        order_id: The order that this answers.
+        progress: Told what is being done.
+
     Raises:
+        UnknownEstimator: The use case has no such estimator.
         ConversionRefused: The ONNX model says something else than the estimator.
-        TrainingRefused: No free version was found; others are building as well.
+        NoFreeVersion: Others are building as well, and took every name.
     """
     use_case = usecase.load("pipelines", training.case)
-    progress(f"fitting on {len(training.train):,} rows of {len(training.inputs)} inputs")
-    estimator: Classifier = use_case.train(training.train.matrix, training.train.labels)
+    name, fit = estimators.estimator(training.case, estimator_name)
+    progress(f"fitting {name} on {len(training.train):,} rows of {len(training.inputs)} inputs")
+    estimator = fit(training.train.matrix, training.train.labels)
     progress("converting to ONNX and comparing")
     model = convert(estimator, len(training.inputs))
     difference = verify(model, estimator, training.holdout.matrix)
@@ -70,8 +81,8 @@ def build(
         (folder / MODEL_FILE).write_bytes(model.SerializeToString())
         pq.write_table(_reference(training, estimator, use_case.SEED), folder / REFERENCE_FILE)
         pq.write_table(_holdout(training), folder / HOLDOUT_FILE)
-        draft = _manifest(training, use_case, estimator, metrics, order_id, folder)
-        return _put(draft, folder, models_dir)
+        draft = _manifest(training, use_case, name, estimator, metrics, order_id, folder)
+        return manifest.place(draft, folder, models_dir)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -119,6 +130,7 @@ def _columns(training: TrainingSet, values: Matrix) -> dict[str, Matrix]:
 def _manifest(
     training: TrainingSet,
     use_case: ModuleType,
+    name: str,
     estimator: Classifier,
     metrics: dict[str, float],
     order_id: str | None,
@@ -150,30 +162,14 @@ def _manifest(
         lock=file_digest(lock) if lock.exists() else "unknown",
         created_ms=time.time_ns() // 1_000_000,
         order_id=order_id,
+        estimator=name,
         files={path.name: file_digest(path) for path in sorted(folder.iterdir())},
     )
 
 
-def _put(draft: Manifest, folder: Path, models_dir: Path) -> Manifest:
-    for _ in range(VERSION_TRIES):
-        version = manifest.next_version(models_dir, draft.model)
-        finished = draft.model_copy(update={"version": version})
-        finished.write(folder)
-        try:
-            # Fails on a folder that is not empty, so of two that build at once one goes on to the next number.
-            folder.rename(folder.parent / version)
-        except OSError:
-            continue
-        return finished
-    raise TrainingRefused(
-        str(folder.parent),
-        wanted="a free version",
-        came=f"{VERSION_TRIES} were taken while this one was built",
-        mend="Is another training running on the same folder?",
-    )
-
-
 def _plain(value: Any) -> bool:  # noqa: ANN401 - an estimator's parameters may be anything
+    if isinstance(value, float) and not isfinite(value):
+        return False  # JSON has no NaN, which is what an imputer takes for missing
     return value is None or isinstance(value, str | int | float | bool)
 
 

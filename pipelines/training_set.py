@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from features.batch import features_as_of
@@ -134,6 +135,25 @@ def training_set(
         definitions=plan.definitions(module.SERVICE),
         snapshots=snapshots,
     )
+
+
+def span_ms(case: str, stores: StoreSettings) -> tuple[int, int] | None:
+    """From the first request in the lake to just after the last request or outcome; None where there is no request."""
+    lake = Lake(stores)
+    requests = _times(lake, _table(case, "requests"))
+    if requests is None:
+        return None
+    outcomes = _times(lake, _table(case, "outcomes")) or requests
+    return requests[0], max(requests[1], outcomes[1]) + 1
+
+
+def _times(lake: Lake, table: str) -> tuple[int, int] | None:
+    """The first and the last event time of a table."""
+    if not lake.exists(table):
+        return None
+    found = pc.min_max(lake.scan(table, columns=("event_time_ms",))["event_time_ms"])
+    first, last = found["min"].as_py(), found["max"].as_py()
+    return None if first is None else (int(first), int(last))
 
 
 def _table(case: str, stream: str) -> str:

@@ -15,17 +15,28 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from schemas import evolution, usecase
+from schemas.errors import HeadraceError
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 REFERENCE_FILE = "reference.parquet"
 HOLDOUT_FILE = "holdout.parquet"
+# Of a use case that gives its estimators no names.
+DEFAULT_ESTIMATOR = "default"
+# What a model computes in. All take and give float32.
+Precision = Literal["fp32", "fp16", "int8"]
 # `v0001` sorts as it counts up to `v9999`; a hidden name is a folder under construction.
 VERSION = re.compile(r"^v[0-9]{4}$")
+VERSION_TRIES = 5
+
+
+class NoFreeVersion(HeadraceError):
+    """A finished folder could not be put in its place."""
 
 
 class Trained(BaseModel):
@@ -55,6 +66,9 @@ class Manifest(BaseModel):
         code: Git revision, or "unknown".
         lock: SHA-256 of `requirements.lock`, or "unknown".
         order_id: The retraining order it answers; None for a version that a person asked for.
+        estimator: Which of the use case's estimators was fitted.
+        precision: What the weights were made into after the fit.
+        variant_of: The version that this one says the same as, in another precision; its metrics are this one's own.
         files: Every other file of the folder → SHA-256.
     """
 
@@ -77,6 +91,9 @@ class Manifest(BaseModel):
     lock: str
     created_ms: int
     order_id: str | None = None
+    estimator: str = DEFAULT_ESTIMATOR
+    precision: Precision = "fp32"
+    variant_of: str | None = None
     files: dict[str, str]
 
     @classmethod
@@ -112,6 +129,34 @@ def versions(models_dir: Path, model: str) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(path.name for path in folder.iterdir() if VERSION.match(path.name))
+
+
+def place(draft: Manifest, folder: Path, models_dir: Path) -> Manifest:
+    """Give a finished folder the next free version, and its place under that name: whoever sees it sees all of it.
+
+    Args:
+        draft: What the folder says about itself, but for the version.
+        folder: Everything but the manifest; on the same file system, gone afterwards.
+        models_dir: Where versions lie.
+
+    Raises:
+        NoFreeVersion: Others took every name that was tried.
+    """
+    for _ in range(VERSION_TRIES):
+        finished = draft.model_copy(update={"version": next_version(models_dir, draft.model)})
+        finished.write(folder)
+        try:
+            # Fails on a folder that is not empty, so of two that build at once one goes on to the next number.
+            folder.rename(models_dir / draft.model / finished.version)
+        except OSError:
+            continue
+        return finished
+    raise NoFreeVersion(
+        str(models_dir / draft.model),
+        wanted="a free version",
+        came=f"{VERSION_TRIES} were taken while this one was built",
+        mend="Is another training running on the same folder?",
+    )
 
 
 def next_version(models_dir: Path, model: str) -> str:

@@ -54,15 +54,15 @@ def trial(
     folder = registry.path(candidate.model, version)
     model = load(folder, Expected.of(candidate.case, Plan.load(stores.plan_path)))
     _refuse_unlike_its_estimator(model, folder)
-    rows = _read(folder / HOLDOUT_FILE, (*model.manifest.inputs, "label"))
+    rows = read_rows(folder / HOLDOUT_FILE, (*model.manifest.inputs, "label"))
     labels = rows["label"].to_numpy()
     champion: dict[str, float] = {}
     try:
         reigning = load(registry.path(release.model, release.champion))
-        champion = measure(labels, reigning.predict(_matrix(reigning, rows)))
+        champion = measure(labels, reigning.predict(matrix_of(reigning, rows)))
     except (ModelRefused, UnknownVersion, ModelFailed) as error:
         log.warning("admission.champion_unmeasured", version=release.champion, reason=str(error))
-    tried = measure(labels, model.predict(_matrix(model, rows)))
+    tried = measure(labels, model.predict(matrix_of(model, rows)))
     return Trial(champion, tried, rows.num_rows)
 
 
@@ -80,16 +80,20 @@ def measure(labels: np.ndarray, scores: Scores) -> dict[str, float]:
     }
 
 
-def _matrix(model: Model, rows: pa.Table) -> Matrix:
-    """The columns that this model reads, in its own order: the champion may have been trained on other ones."""
+def matrix_of(model: Model, rows: pa.Table) -> Matrix:
+    """The columns that this model reads, in its own order: the champion may have been trained on other ones.
+
+    Raises:
+        ModelRefused: The rows lack some.
+    """
     inputs = model.manifest.inputs
     _refuse_missing(f"{model.manifest.model} {model.version} on held-out rows", rows, inputs)
     return np.column_stack([rows[name].to_numpy() for name in inputs]).astype(np.float32)
 
 
 def _refuse_unlike_its_estimator(model: Model, folder: Path) -> None:
-    rows = _read(folder / REFERENCE_FILE, (*model.manifest.inputs, "score"))
-    scores = model.predict(_matrix(model, rows))
+    rows = read_rows(folder / REFERENCE_FILE, (*model.manifest.inputs, "score"))
+    scores = model.predict(matrix_of(model, rows))
     difference = float(np.abs(scores - rows["score"].to_numpy()).max(initial=0.0))
     if not difference <= DIFFERENCE_MAX:
         raise ModelRefused(
@@ -100,7 +104,12 @@ def _refuse_unlike_its_estimator(model: Model, folder: Path) -> None:
         )
 
 
-def _read(path: Path, columns: Sequence[str]) -> pa.Table:
+def read_rows(path: Path, columns: Sequence[str]) -> pa.Table:
+    """The rows that a version brought along.
+
+    Raises:
+        ModelRefused: There are none to be read, or not with these columns.
+    """
     try:
         rows = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:

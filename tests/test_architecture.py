@@ -24,7 +24,7 @@ HOMES = {
     "numba": {"features"},
     "pyflink": {"pipelines"},
     "skl2onnx": {"pipelines"},
-    "onnx": {"pipelines"},
+    "onnx": {"pipelines", "serving/precision.py"},
     "ray": {"serving"},
     # The auditor scores again by itself: it shares no code with the scorer.
     "onnxruntime": {"serving", "infra/demo/audit.py"},

@@ -1,0 +1,80 @@
+"""What a user is told of versions: made, listed, made smaller, on generated payments and without any engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.manifest import versions
+from tests.pipelines.payments_lake import CASE, lake
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a lake of payments, and no broker."""
+    folder = tmp_path_factory.mktemp("home")
+    lake(folder)
+    return folder
+
+
+def models(home: Path, arguments: str) -> subprocess.CompletedProcess[str]:
+    # A port that refuses at once, instead of one on which somebody's own broker may listen.
+    here = {"HEADRACE_DATA_DIR": str(home), "HEADRACE_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+    return subprocess.run(
+        [sys.executable, "-m", "infra.cli", "models", *arguments.split()],
+        cwd=ROOT,
+        env={**os.environ, **here},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(home: Path) -> dict[str, Any]:
+    """What was said of a version."""
+    done = models(home, f"train --case {CASE} --estimator neural --since 30d --json")
+    assert done.returncode == 0, done.stderr
+    assert "fitting neural on" in done.stderr
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+def test_a_version_is_made_of_the_estimator_that_was_named(trained: dict[str, Any]) -> None:
+    told = (trained["version"], trained["estimator"], trained["precision"])
+    assert told == ("v0001", "neural", "fp32")
+    assert trained["metrics"]["auc"] > 0.95
+    assert trained["took_s"] > 0
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_network_is_made_smaller_and_listed_without_a_broker(home: Path) -> None:
+    done = models(home, f"quantize v0001 --case {CASE}")
+    assert done.returncode == 0, done.stderr
+    assert "made v0002, v0003; nothing is released" in done.stdout
+    listed = models(home, f"list --case {CASE}")
+    assert "what is released is not known" in listed.stderr
+    assert [" ".join(line.split()[:5]) for line in listed.stdout.splitlines()[2:]] == [
+        "v0002 neural int8 of v0001",
+        "v0003 neural fp16 of v0001",
+    ]
+    again = models(home, f"quantize v0002 --case {CASE}")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "wanted a version as it was trained" in again.stderr
+
+
+def test_what_cannot_be_trained_is_said_in_a_sentence(home: Path) -> None:
+    before = versions(home / "models", CASE)
+    done = models(home, f"train --case {CASE} --estimator forest")
+    assert done.returncode == 1
+    assert "wanted one of trees, neural, but 'forest'" in done.stderr
+    assert versions(home / "models", CASE) == before
