@@ -7,12 +7,13 @@
 | `FALLBACKS` | who answers for a model that cannot, in order | all of `Fallback` |
 | `PREDICT_MS_MAX` | how long a model may take for a batch | 1,000 |
 | `BREAKER` | when a version is no longer asked | `BreakerPolicy()` |
+| `TIERS` | estimator → where its versions run (`serving.tiers`) | on the CPU |
 | `fallback`, `FALLBACK_THRESHOLD` | the rule's score, and from where its label is true | needed where the rule is |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
@@ -22,6 +23,7 @@ from schemas.errors import HeadraceError
 from serving.asking import PREDICT_MS_MAX
 from serving.breaker import BreakerPolicy
 from serving.output_contract import Monotone, OutputContract, ScoreRule
+from serving.tiers import Tier
 
 
 class BadDeclaration(HeadraceError):
@@ -46,6 +48,7 @@ class Declared:
     breaker: BreakerPolicy
     rule: Callable[..., float] | None
     threshold: float
+    tiers: Mapping[str, Tier]
 
 
 def declared(case: str, columns: Sequence[str]) -> Declared:
@@ -74,7 +77,24 @@ def declared(case: str, columns: Sequence[str]) -> Declared:
     if not isinstance(breaker, BreakerPolicy):
         raise _bad(where, "BREAKER", "a BreakerPolicy", breaker)
     contract = _contract(where, module, tuple(columns))
-    return Declared(contract, fallbacks, float(longest_ms), breaker, rule, float(threshold))
+    return Declared(
+        contract, fallbacks, float(longest_ms), breaker, rule, float(threshold), tiers(case)
+    )
+
+
+def tiers(case: str) -> Mapping[str, Tier]:
+    """Estimator → where its versions run, as the use case declares it.
+
+    Raises:
+        BadDeclaration: It cannot be meant.
+        UnknownUseCase: There is no such module.
+    """
+    given = getattr(usecase.load("serving", case), "TIERS", {})
+    if not isinstance(given, Mapping) or not all(
+        isinstance(name, str) and isinstance(tier, Tier) for name, tier in given.items()
+    ):
+        raise _bad(f"serving/{case}.py", "TIERS", "a mapping of estimators to Tiers", given)
+    return given
 
 
 def _contract(where: str, module: object, columns: tuple[str, ...]) -> OutputContract:

@@ -22,9 +22,11 @@ from ray.serve.schema import (
 
 from schemas import topics
 from schemas.errors import HeadraceError
+from serving.declared import tiers
 from serving.replica import DEPLOYMENT, SECRETS
 from serving.settings import ServingSettings
 from serving.stages import merged
+from serving.tiers import gpus_of_replica
 
 if TYPE_CHECKING:
     from ray.serve.schema import ApplicationStatusOverview
@@ -49,6 +51,8 @@ _NOT_TOLD = {
 _SUMMED = (
     *("scored", "fallback", "expired", "dead_lettered", "shadow", "ahead", "unsettled", "stale"),
     *("batches", "transactions_given_up"),
+    # Versions loaded, by where they run, and of those the ones that were meant for a GPU and have none.
+    *("placed_on_cpu", "placed_on_gpu", "gpu_missing"),
 )
 
 
@@ -108,6 +112,7 @@ def _deploy(
     for name, section in sections.items():
         hidden = {SECRETS[name][0]} if name in SECRETS else set(_NOT_TOLD)
         told[name] = json.loads(section.model_dump_json(exclude=hidden))
+    told["serving"]["num_gpus"] = _gpus(case, serving)
     config = ServeDeploySchema(
         proxy_location="Disabled",
         applications=[
@@ -122,6 +127,18 @@ def _deploy(
         ],
     )
     _get_global_client().deploy_apps(config)
+
+
+def _gpus(case: str, serving: ServingSettings) -> float:
+    """What a replica reserves. A GPU that comes to the cluster later is taken when this worker starts again.
+
+    Raises:
+        GpuMissing: One is required, and Ray has none.
+    """
+    there = float(ray.cluster_resources().get("GPU", 0.0))
+    found = gpus_of_replica(tiers(case), serving.num_gpus, serving.gpu, there)
+    log.info("deployment.gpus", num_gpus=found, in_cluster=there, gpu=serving.gpu)
+    return found
 
 
 def _count(case: str, serving: ServingSettings) -> dict[str, Any]:

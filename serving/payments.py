@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from schemas.control import CanaryRule, RoutingRule
 from serving.declared import Fallback
 from serving.gate import Requirement
+from serving.tiers import Tier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +32,9 @@ FALLBACKS = (Fallback.OTHER_MODEL, Fallback.RULE)
 # The decision is worth little after 45 ms, and nothing after this. Less would take a stall of the machine for a fault of
 # the model: a batch is a matter of 2 ms.
 PREDICT_MS_MAX = 500
+
+# Trees gain nothing from a GPU. The network is small: four replicas share one.
+TIERS = {"trees": Tier("cpu"), "neural": Tier("gpu", share=0.25)}
 
 # The rule's label; a model brings its own threshold.
 FALLBACK_THRESHOLD = 0.5

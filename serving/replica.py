@@ -98,7 +98,8 @@ class Replica:
 
 def build(told: dict[str, Any]) -> Application:
     """The application that Serve imports; `told` holds `case` and the settings sections without secrets."""
-    actor = {"num_cpus": told["serving"]["num_cpus"], "num_gpus": told["serving"]["num_gpus"]}
+    serving = told["serving"]
+    actor = {"num_cpus": serving["num_cpus"], "num_gpus": serving["num_gpus"] or 0.0}
     deployment: Any = Replica
     bound: Application = deployment.options(ray_actor_options=actor).bind(told)
     return bound

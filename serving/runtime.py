@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
+import structlog
 
 from features.inputs import input_names
 from schemas import usecase
@@ -16,7 +17,9 @@ from serving import manifest
 from serving.asking import HANGS, TIMEOUT
 from serving.manifest import Manifest, ModelRefused
 from serving.output_contract import Matrix, ModelFailed, Output, OutputContract, Scores
+from serving.tiers import CPU, CUDA, GpuMissing, Placing
 from serving.timed_calls import Overran, StillHanging, TimedCalls
+from serving.warm_up import warm_up
 
 if TYPE_CHECKING:
     from features.views import Plan
@@ -24,10 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["Expected", "Matrix", "Model", "ModelFailed", "Scores", "checked", "load"]
 
 _RETRAIN = "Train a version under the applied definitions, or apply those it was trained under."
-# For the first two rows of a version, which allocate.
+# For the first rows of a version, which allocate, and then for all of its warm-up.
 TRIAL_S = 10.0
 # Errors of converters and runtimes may carry whole graphs.
 _DETAIL_CHARS_MAX = 200
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class Model:
         self.manifest = described
         self.version = described.version
         self.threshold = described.threshold
+        # Where it runs, which may not be where it was meant to.
+        self.device = "gpu" if CUDA in session.get_providers() else "cpu"
         self._session, self._calls = session, calls
         self._input = session.get_inputs()[0].name
         self._scores = session.get_outputs()[-1].name
@@ -120,10 +127,16 @@ def checked(output: Output, rows: int) -> Scores:
     return judged.scores
 
 
+def available() -> list[str]:
+    """What ONNX Runtime can run models on here, as it was built."""
+    return list(onnxruntime.get_available_providers())
+
+
 def load(
     folder: str | Path,
     expected: Expected | None = None,
     calls: TimedCalls[Output] | None = None,
+    placing: Placing | None = None,
 ) -> Model:
     """Verify a version's folder, load its model on one thread, and try it on two rows.
 
@@ -131,30 +144,29 @@ def load(
         folder: `<models_dir>/<model>/<version>`.
         expected: What the platform would feed it; None loads for offline comparison on stored vectors.
         calls: Who makes its calls and ends those that take too long; None lets them take their time.
+        placing: Where it runs, and how large the batches are that it is warmed up for; None takes the CPU, cold.
 
     Raises:
         ModelRefused: The folder is not what its manifest says, the model was made for other features or another
             contract, or it does not load and answer.
+        GpuMissing: It belongs on a GPU, one is required, and there is none.
     """
     folder = Path(folder)
     described = manifest.read(folder)
     manifest.verify(folder, described)
     if expected is not None:
         _match(folder, described, expected)
-    options = onnxruntime.SessionOptions()
-    # Replicas share the machine with the broker: threads that wait for each other cost more than they give.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(
-            str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"]
-        )
+        session = _session(folder, described, placing)
         # The first run allocates; better here than under a request. Whoever loads follows releases, and must not hang.
         trial: TimedCalls[Output] = TimedCalls(TRIAL_S)
-        zeros = np.zeros((2, len(described.inputs)), dtype=np.float32)
-        Model(described, session, trial).predict(zeros)
+        tried = Model(described, session, trial)
+        tried.predict(np.zeros((2, len(described.inputs)), dtype=np.float32))
+        if placing is not None:
+            warm_up(tried, folder, placing.rows_max, TRIAL_S)
         trial.close()
+    except GpuMissing:
+        raise
     except Exception as error:  # as above: onnxruntime's errors share no base
         raise ModelRefused(
             str(folder / MODEL_FILE),
@@ -163,6 +175,42 @@ def load(
             mend="Train again.",
         ) from error
     return Model(described, session, calls)
+
+
+def _session(
+    folder: Path, described: Manifest, placing: Placing | None
+) -> onnxruntime.InferenceSession:
+    """The model on its device. What then runs is told, for ONNX Runtime itself takes the CPU without a word.
+
+    https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
+    """
+    options = onnxruntime.SessionOptions()
+    # Replicas share the machine with the broker: threads that wait for each other cost more than they give.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    providers = [CPU] if placing is None else placing.providers(described.estimator)
+    if CUDA in providers:
+        # CUDA's libraries where they came as Python packages; found by the loader where they did not.
+        onnxruntime.preload_dlls()
+    session = onnxruntime.InferenceSession(str(folder / MODEL_FILE), options, providers=providers)
+    if placing is not None:
+        if CUDA in providers and CUDA not in session.get_providers():
+            placing.lacks(described.estimator, "CUDA did not start for this model")
+        _say_where(described, placing, session)
+    return session
+
+
+def _say_where(
+    described: Manifest, placing: Placing, session: onnxruntime.InferenceSession
+) -> None:
+    tier = placing.tier(described.estimator).device
+    ran = session.get_providers()[0]
+    told = {"version": described.version, "estimator": described.estimator, "tier": tier}
+    if tier == "gpu" and ran != CUDA:
+        log.warning("runtime.gpu_missing", **told, runs_on=ran, available=list(placing.available))
+    else:
+        log.info("runtime.placed", **told, runs_on=ran)
 
 
 def _match(folder: Path, came: Manifest, wanted: Expected) -> None:

@@ -44,6 +44,7 @@ from serving.release_watch import ReleaseWatch
 from serving.scoring import Answer, Batch, Rules, Serving
 from serving.settings import ServingSettings
 from serving.stopwatch import Took
+from serving.tiers import Placing
 from serving.timed_calls import TimedCalls
 
 log = structlog.get_logger()
@@ -93,6 +94,13 @@ class Scorer:
         self._own = self._own_reader()
         self._join_keys = self._reader.entity_columns
         declares = declared(case, self._expected.inputs)
+        self._placing = Placing(
+            declares.tiers,
+            runtime.available(),
+            settings.gpu,
+            settings.batch_rows_max,
+        )
+        self._placing.check()
         self._calls: TimedCalls[Output] = TimedCalls(declares.predict_ms_max / 1000)
         self._asking = Asking(
             declares.contract,
@@ -186,7 +194,11 @@ class Scorer:
 
     def _load(self, model: str, version: str) -> runtime.Model:
         folder = Path(self._settings.models_dir) / model / version
-        return runtime.load(folder, self._expected, self._calls)
+        loaded = runtime.load(folder, self._expected, self._calls, self._placing)
+        wanted = self._placing.tier(loaded.manifest.estimator).device
+        self._counts[f"placed_on_{loaded.device}"] += 1
+        self._counts["gpu_missing"] += int(wanted == "gpu" and loaded.device != "gpu")
+        return loaded
 
     def _own_reader(self) -> OwnReader:
         events = self._reader.own_events()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -30,7 +30,10 @@ class ServingSettings(BaseModel):
     scale_up_by: int = Field(default=2, ge=1)
     scale_down_by: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=0.5, gt=0)
-    num_gpus: float = Field(default=0.0, ge=0)
+    # None reserves what the use case's tiers ask for, where Ray has it; 0 keeps replicas off the GPUs.
+    num_gpus: float | None = Field(default=None, ge=0)
+    # A version of a GPU tier on a machine without one: "prefer" runs it on the CPU, warns and counts; "require" does not start.
+    gpu: Literal["prefer", "require"] = "prefer"
     batch_rows_max: int = Field(default=256, ge=2)
     batch_bytes_max: int = Field(default=4 * 1024 * 1024, ge=1)
     # For others to come, while the replica is idle. What comes during a transaction is the next batch anyway, so that

@@ -13,6 +13,7 @@ from schemas.errors import HeadraceError
 from serving.breaker import BreakerPolicy
 from serving.declared import Fallback, declared
 from serving.output_contract import Monotone, ScoreRule
+from serving.tiers import Tier
 
 CASE = "declaring"
 COLUMNS = ("amount", "burst")
@@ -71,6 +72,8 @@ def test_what_is_declared_is_what_is_found(module: ModuleType) -> None:
         ("SCORE_RANGE", ("a", "b")),
         ("SCORE_RANGE", (0.6, 0.5)),
         ("SCORE_RULES", (lambda s: s,)),
+        ("TIERS", {"neural": "gpu"}),
+        ("TIERS", (Tier("cpu"),)),
         ("SCORE_RULES", (ScoreRule("r", ("gone",), lambda s, _: s > 0),)),
         ("SCORE_RULES", (ScoreRule("r", (), lambda _: np.zeros(1, dtype=np.bool_)),)),
     ],
