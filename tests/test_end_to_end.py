@@ -97,6 +97,7 @@ def test_every_served_value_is_explained(summary: dict[str, Any]) -> None:
         "features parity --since 12h",
         "up",
         "status --json",
+        "models list",
         "release list",
         "release pin --key N14228 v0001",
         "release pin --key N14228 --off",

@@ -22,6 +22,7 @@ app.command("quantize")(quantize)
 
 CASE = typer.Option("", "--case", help="The use case; the settings' own if not given.")
 PIPED_WIDTH = 160
+KAFKA_TIMEOUT_S = 2.0
 
 
 @app.command("train")
@@ -169,14 +170,29 @@ def _row(made: Manifest) -> dict[str, Any]:
 
 
 def _release(settings: Settings) -> Release | None:
-    """What is in force; what is on disk can be listed without Kafka."""
+    """What is in force. What is on disk can be listed without Kafka, and without the ten seconds that its client tries."""
     from serving import release_log
 
+    if not any(_listens(one) for one in settings.kafka.bootstrap_servers.split(",")):
+        servers = settings.kafka.bootstrap_servers
+        typer.echo(f"what is released is not known: nobody listens on {servers}", err=True)
+        return None
     try:
         return release_log.current(settings.kafka, settings.case)
     except release_log.ReleaseRefused as error:
         typer.echo(f"what is released is not known: {error}", err=True)
         return None
+
+
+def _listens(server: str) -> bool:
+    import socket
+
+    host, _, port = server.strip().rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), KAFKA_TIMEOUT_S):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def _released_as(release: Release | None, version: str) -> str:

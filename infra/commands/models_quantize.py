@@ -82,7 +82,7 @@ def _print(found: Quantized) -> None:
             f"{one.variant.version}: {one.flipped} of {one.rows:,} decisions flipped,"
             f" scores differ by {one.greatest:.2g} at most"
         )
-    best = found.variants[0].variant.version
+    best = min(found.variants, key=lambda one: (one.flipped, one.greatest)).variant.version
     typer.echo(
         f"made {', '.join(found.made) or 'nothing new'}; nothing is released."
         f" Next: headrace release canary {best} --share 5"
@@ -99,19 +99,16 @@ def _origin(one: Measured) -> list[str]:
 
 
 def _variant(origin: Measured, compared: Comparison) -> list[str]:
-    """Each with what it is of the origin's, and metrics with what is lost."""
+    """Size and times in per cent of the origin's, metrics with their change."""
     one = compared.variant
     return [
         f"{one.version} {one.precision}",
         f"{one.bytes:,} ({one.bytes / origin.bytes:.0%})",
-        *(
-            f"{us:.3g} ({us / origin.us_per_row[batch]:.0%})"
-            for batch, us in one.us_per_row.items()
-        ),
-        *(
-            f"{value:.4f} ({-compared.loss[name]:+.4f})"
-            if name == "auc"
-            else f"{value:.4f} ({compared.loss[name]:+.4f})"
-            for name, value in one.metrics.items()
-        ),
+        *(f"{us:.3g} ({us / origin.us_per_row[rows]:.0%})" for rows, us in one.us_per_row.items()),
+        *(_changed(value, origin.metrics[name]) for name, value in one.metrics.items()),
     ]
+
+
+def _changed(value: float, before: float) -> str:
+    change = f"{value - before:+.4f}"
+    return f"{value:.4f} ({'same' if float(change) == 0 else change})"

@@ -55,6 +55,13 @@ def test_a_missing_value_is_told_apart_from_a_median(made: TrainingSet) -> None:
     assert fitted.predict_proba(typical)[0, 1] != fitted.predict_proba(missing)[0, 1]
 
 
+def test_no_weight_is_too_small_for_float32(made: TrainingSet) -> None:
+    """Processors take a hundred times as long for subnormal numbers."""
+    network = payments.neural(made.train.matrix, made.train.labels)["network"]
+    for weights in network.coefs_:
+        assert not ((weights != 0) & (np.abs(weights) < np.finfo(np.float32).tiny)).any()
+
+
 def test_the_same_rows_make_the_same_network(made: TrainingSet) -> None:
     some = made.train.where(np.arange(len(made.train)) < 5_000)
     one, other = (payments.neural(some.matrix, some.labels) for _ in range(2))
