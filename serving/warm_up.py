@@ -29,7 +29,7 @@ def sizes(rows_max: int) -> list[int]:
 
 
 def warm_up(model: Model, folder: Path, rows_max: int, within_s: float) -> int:
-    """Ask a version for batches of every size, the small ones first, for as long as `within_s` allows.
+    """Ask a version for batches of every size, the small ones first; none is begun after `within_s`.
 
     What fails here fails no version: a batch that is too large for the memory is halved when it is a real one.
 

@@ -86,10 +86,11 @@ def list_versions(
     settings = Settings.load(**({"case": case} if case else {}))
     model = str(usecase.load("schemas", settings.case).MODEL)
     registry = Registry(Path(settings.serving.models_dir))
-    release = _release(settings)
+    versions = registry.versions(model)
+    release = _release(settings) if versions else None
     rows = [
         {**_row(registry.manifest(model, version)), "released_as": _released_as(release, version)}
-        for version in registry.versions(model)
+        for version in versions
     ]
     if as_json:
         print_json(rows)

@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from schemas.manifest import HOLDOUT_FILE, MODEL_FILE, REFERENCE_FILE, Manifest, file_digest
+from serving import trial
 from serving.comparison import Measured, compare
 from serving.precision import NotQuantizable, write_variant
 from serving.registry import Registry
@@ -89,6 +90,7 @@ def test_variants_are_versions_that_serve(tmp_path: Path, expected: Expected) ->
         model = load(tmp_path / "flights" / name, expected)
         reference = pq.read_table(tmp_path / "flights" / name / REFERENCE_FILE)
         np.testing.assert_allclose(reference["score"].to_numpy(), model.predict(rows()))
+        trial._refuse_unlike_its_estimator(model, tmp_path / "flights" / name)
         assert said.metrics == {**one.variant.metrics, "rows": ROWS}
         assert all(us > 0 for us in one.variant.us_per_row.values())
     assert sorted(p.name for p in (tmp_path / "flights").iterdir()) == ["v0001", "v0002", "v0003"]
