@@ -52,12 +52,10 @@ def main() -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Heavy imports only now: the parent's death is already watched.
     from features.views import Plan  # noqa: PLC0415
-    from pipelines import estimators, training  # noqa: PLC0415
+    from pipelines import training  # noqa: PLC0415
     from schemas.errors import HeadraceError  # noqa: PLC0415
 
     try:
-        # A misspelt one is told before the lake is read for it.
-        estimators.estimator(job.case, job.estimator)
         _say("progress", "reading the lake and computing features as of each request")
         plan = Plan.load(job.stores.plan_path)
         made = training.training_set(job.case, plan, job.stores, job.since_ms, job.until_ms)

@@ -102,9 +102,13 @@ def list_versions(
 
 def _job(settings: Settings, estimator: str, since: str, until: str) -> Job:
     from infra.time_option import time_option
+    from pipelines import estimators
     from pipelines.train_process import Job
     from pipelines.training_set import TrainingRefused, span_ms
 
+    if estimator:
+        # A misspelt one is told before the lake is read for it.
+        estimators.estimator(settings.case, estimator)
     span = span_ms(settings.case, settings.stores)
     if span is None:
         raise TrainingRefused(
