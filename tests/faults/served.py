@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -43,7 +44,7 @@ class Served:
     def __init__(self, stage: Stage, replicas: Replicas) -> None:
         self._stage, self._replicas = stage, replicas
         self.head = RayHead(
-            stage.folder / "ray",
+            ray_folder(stage),
             port=process.free_port(),
             dashboard_port=process.free_port(),
             object_store_mb=100,
@@ -56,8 +57,7 @@ class Served:
         changes = {"ray_address": f"{process.LOOPBACK}:{self.head.port}", **serving}
         section = ServingSettings.model_validate(told.model_dump() | changes)
         given = {"case": stage.case, "kafka": stage.rig.kafka, "stores": stage.stores}
-        folder = str(stage.folder / "data")
-        Settings(**given, data_dir=folder, serving=section).write(self._settings)  # type: ignore[arg-type]
+        Settings(**given, data_dir=str(ray_folder(stage).parent), serving=section).write(self._settings)  # type: ignore[arg-type]
 
     def deploy(self) -> Worker:
         """The worker, under the stage's supervision."""
@@ -87,6 +87,11 @@ class Served:
         return len(self.pids("ServeReplica:"))
 
 
+def ray_folder(stage: Stage) -> Path:
+    """Where the worker, too, looks for the head's token."""
+    return stage.folder / "data" / "ray"
+
+
 @contextmanager
 def served(stage: Stage, replicas: Replicas) -> Iterator[Served]:
     """A head, and source in which Ray's processes find the use case.
@@ -102,7 +107,7 @@ def served(stage: Stage, replicas: Replicas) -> Iterator[Served]:
     before = dict(os.environ)
     # Before the folder the worker starts in, which holds the source without the use case.
     os.environ |= {"PYTHONPATH": str(sources.folder), "PYTHONSAFEPATH": "1"}
-    os.environ |= client_environment(stage.folder / "ray")
+    os.environ |= client_environment(ray_folder(stage))
     here = Served(stage, replicas)
     try:
         here.head.start()
