@@ -39,10 +39,10 @@ def fallback(request, features):
 
 
 class Served:
-    """The head, the worker that deploys, and the settings it reads at its next start."""
+    """The head, the worker that deploys from `sources`, and the settings it reads at its next start."""
 
-    def __init__(self, stage: Stage, replicas: Replicas) -> None:
-        self._stage, self._replicas = stage, replicas
+    def __init__(self, stage: Stage, replicas: Replicas, sources: Path) -> None:
+        self._stage, self._replicas, self._sources = stage, replicas, sources
         self.head = RayHead(
             ray_folder(stage),
             port=process.free_port(),
@@ -57,12 +57,15 @@ class Served:
         changes = {"ray_address": f"{process.LOOPBACK}:{self.head.port}", **serving}
         section = ServingSettings.model_validate(told.model_dump() | changes)
         given = {"case": stage.case, "kafka": stage.rig.kafka, "stores": stage.stores}
-        Settings(**given, data_dir=str(ray_folder(stage).parent), serving=section).write(self._settings)  # type: ignore[arg-type]
+        Settings(**given, data_dir=str(ray_folder(stage).parent), serving=section).write(
+            self._settings
+        )  # type: ignore[arg-type]
 
     def deploy(self) -> Worker:
         """The worker, under the stage's supervision."""
         command = ("infra.cli", "worker", "scorer", "--settings", str(self._settings))
-        return self._stage.run("deployment", *command)
+        # Ray puts the folder that its driver runs in before all others.
+        return self._stage.run("deployment", *command, folder=self._sources)
 
     def pids(self, title: str) -> list[int]:
         """Processes of this head whose title, which Ray gives them, has these words."""
@@ -108,7 +111,7 @@ def served(stage: Stage, replicas: Replicas) -> Iterator[Served]:
     # Before the folder the worker starts in, which holds the source without the use case.
     os.environ |= {"PYTHONPATH": str(sources.folder), "PYTHONSAFEPATH": "1"}
     os.environ |= client_environment(ray_folder(stage))
-    here = Served(stage, replicas)
+    here = Served(stage, replicas, sources.folder)
     try:
         here.head.start()
         yield here
