@@ -56,10 +56,11 @@ class Served:
         stage, told = self._stage, self._replicas.serving
         changes = {"ray_address": f"{process.LOOPBACK}:{self.head.port}", **serving}
         section = ServingSettings.model_validate(told.model_dump() | changes)
-        given = {"case": stage.case, "kafka": stage.rig.kafka, "stores": stage.stores}
-        Settings(**given, data_dir=str(ray_folder(stage).parent), serving=section).write(
+        given: dict[str, Any] = {"case": stage.case, "kafka": stage.rig.kafka}
+        folder = str(ray_folder(stage).parent)
+        Settings(**given, stores=stage.stores, data_dir=folder, serving=section).write(
             self._settings
-        )  # type: ignore[arg-type]
+        )
 
     def deploy(self) -> Worker:
         """The worker, under the stage's supervision."""
