@@ -61,8 +61,6 @@ def consumer_config(
         **membership,
         "fetch.wait.max.ms": 50,
         "fetch.error.backoff.ms": 20,
-        # A topic created after the subscription is found within seconds instead of five minutes.
-        "topic.metadata.refresh.interval.ms": 3_000,
     }
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import structlog
 from confluent_kafka import (
@@ -24,51 +23,22 @@ from confluent_kafka import (
     KafkaError,
     KafkaException,
     Message,
-    Producer,
     TopicPartition,
 )
 
-from schemas.errors import HeadraceError
 from schemas.settings import KafkaSettings
-from schemas.topics import DEAD_LETTER_BYTES_MAX
 from schemas.unreadable import Unreadable
 from serving import deadlines
 from serving.batcher import Batcher, Bounds, Lane
 from serving.bulk_lane import BulkLane
 from serving.settings import ServingSettings
+from serving.slot_producer import CALL_TIMEOUT_S, ChannelBroken, Outgoing, SlotProducer, broken
 
 log = structlog.get_logger()
 
-# A producer that must be thrown away this often within the time is not unlucky: another replica fights for its slot.
-RENEWALS_MAX = 5
-RENEWALS_WITHIN_S = 60.0
-# How long a doubtful call may take. With the transaction's own timeout above it, the broker cannot end a transaction
-# that this side still believes in.
-CALL_TIMEOUT_S = 5.0
 # A batch that fails this often in a row will not get through by itself.
 FAILURES_MAX = 20
 FAILURE_PAUSE_S_MAX = 1.0
-SWEPT = "headrace-swept"
-# Which of them comes depends on the broker's version and on the call that meets it.
-FENCED = (
-    KafkaError._FENCED,  # noqa: SLF001 - its public name
-    KafkaError.PRODUCER_FENCED,
-    KafkaError.INVALID_PRODUCER_EPOCH,
-)
-
-
-class ChannelBroken(HeadraceError):
-    """The replica cannot go on; its successor takes over from what is committed."""
-
-
-class Outgoing(NamedTuple):
-    """One record to produce; partition -1 lets the key decide."""
-
-    topic: str
-    partition: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | str | None]]
 
 
 class Channel:
@@ -78,8 +48,7 @@ class Channel:
         kafka: The cluster.
         serving: Bounds and timeouts.
         group: The consumer group that all replicas share.
-        slot: A number that at most one live replica holds. The transactional id derives from it, so that a successor
-            fences its predecessor at once instead of waiting for its transaction to time out.
+        slot: A number that at most one live replica holds (`serving.slot_producer`).
         topic: What is consumed.
         bulk: What is consumed as the bulk lane, partitioned alike; None where there is none.
         produced: Every topic that `commit` may be given.
@@ -99,18 +68,24 @@ class Channel:
         deadline_ms: int | None = None,
     ) -> None:
         self._kafka, self._serving = kafka, serving
-        self._group, self._slot, self._topic = group, slot, topic
-        self._produced, self._deadline_ms = tuple(produced), deadline_ms
+        self._group, self._topic, self._deadline_ms = group, topic, deadline_ms
         self._batcher: Batcher[Message] = Batcher(_bounds(serving))
         self._bulk = BulkLane(kafka, group, (topic, bulk)) if bulk else None
         self._owned: set[int] = set()
-        self._renewals: list[float] = []
         self._failures = 0
         self._unreadable = Unreadable()
         self.fresh: set[int] = set()
         self.counts: Counter[str] = Counter()
         self._consumer = self._new_consumer()
-        self._producer = self._new_producer()
+        self._producer = SlotProducer(
+            kafka,
+            serving.transaction_timeout_ms,
+            group=group,
+            slot=slot,
+            topic=topic,
+            produced=produced,
+            counts=self.counts,
+        )
 
     @property
     def owned(self) -> frozenset[int]:
@@ -166,14 +141,9 @@ class Channel:
             ChannelBroken: The transactions fail one after another.
         """
         try:
-            self._producer.begin_transaction()
-            for record in outgoing:
-                self._produce(record)
-            # Fresh metadata each time: it carries the generation, which every rebalance changes.
-            self._producer.send_offsets_to_transaction(
-                _next_offsets(batch), self._consumer.consumer_group_metadata(), CALL_TIMEOUT_S
+            self._producer.transact(
+                outgoing, _next_offsets(batch), self._consumer.consumer_group_metadata
             )
-            self._producer.commit_transaction(CALL_TIMEOUT_S)
         except KafkaException as error:
             self._give_up(error.args[0])
             return False
@@ -182,11 +152,7 @@ class Channel:
 
     def move_to(self, slot: int) -> None:
         """Take another slot, between two batches; the old one's transactions are all ended."""
-        if slot != self._slot:
-            log.info("channel.slot", was=self._slot, now=slot)
-            self._slot = slot
-            del self._producer
-            self._producer = self._new_producer()
+        self._producer.move_to(slot)
 
     def close(self) -> None:
         """Leave the group at once, so that the others take over without waiting for a timeout."""
@@ -223,53 +189,15 @@ class Channel:
         self.counts["poll_errors"] += 1
         return False
 
-    def _produce(self, record: Outgoing) -> None:
-        while True:
-            try:
-                self._producer.produce(
-                    record.topic,
-                    partition=record.partition,
-                    key=record.key,
-                    value=record.value,
-                    headers=list(record.headers),
-                )
-            except BufferError:
-                self._producer.poll(0.01)
-            else:
-                return
-
     def _give_up(self, error: KafkaError) -> None:
-        log.warning("channel.transaction", error=str(error), slot=self._slot)
+        log.warning("channel.transaction", error=str(error), slot=self._producer.slot)
         self.counts["transactions_given_up"] += 1
         self._failures += 1
         if self._failures > FAILURES_MAX:
             raise self._broken("a batch that gets through", str(error))
         time.sleep(min(0.005 * 2**self._failures, FAILURE_PAUSE_S_MAX) if self._failures > 1 else 0)
-        if not (error.txn_requires_abort() and self._aborted()):
-            self._renew_producer(str(error))
+        self._producer.end(error)
         self._rewind()
-
-    def _aborted(self) -> bool:
-        try:
-            self._producer.abort_transaction(CALL_TIMEOUT_S)
-        except KafkaException as error:
-            log.warning("channel.abort", error=str(error.args[0]))
-            return False
-        return True
-
-    def _renew_producer(self, why: str) -> None:
-        """A producer anew under the same id: its start ends whatever the old one left open (librdkafka#5423)."""
-        self._count_renewal(why)
-        # Dropped, not closed: `close` would first wait for the transaction that nobody can end any more.
-        del self._producer
-        self._producer = self._new_producer()
-
-    def _count_renewal(self, why: str) -> None:
-        now = time.monotonic()
-        self._renewals = [t for t in self._renewals if now - t < RENEWALS_WITHIN_S] + [now]
-        if len(self._renewals) > RENEWALS_MAX:
-            raise self._broken("transactions that end", why)
-        self.counts["producers_renewed"] += 1
 
     def _rewind(self) -> None:
         """Set the owned partitions back to what is committed, or rejoin the group where that fails."""
@@ -288,62 +216,6 @@ class Channel:
             self._consumer.close()
             self._owned.clear()
             self._consumer = self._new_consumer()
-
-    def _new_producer(self) -> Producer:
-        while True:
-            try:
-                return self._started_producer()
-            except KafkaException as error:
-                # Another replica took the slot's id while this one started: as good a reason for a new start as any later.
-                if error.args[0].code() not in FENCED:
-                    raise self._broken("a transactional producer", str(error.args[0])) from error
-                self._count_renewal(str(error.args[0]))
-
-    def _started_producer(self) -> Producer:
-        producer = Producer(
-            self._kafka.client_config(
-                transactional_id=f"{self._group}.{self._slot}",
-                transaction_timeout_ms=self._serving.transaction_timeout_ms,
-                linger_ms=0,
-                acks="all",
-                enable_idempotence=True,
-                compression_type="lz4",
-                message_max_bytes=DEAD_LETTER_BYTES_MAX,
-                # Waited on CONCURRENT_TRANSACTIONS, which follows a commit at once; 100 ms by default.
-                retry_backoff_ms=1,
-            )
-        )
-        producer.init_transactions(self._serving.transaction_timeout_ms / 1000 + CALL_TIMEOUT_S)
-        self._sweep(producer)
-        return producer
-
-    def _sweep(self, producer: Producer) -> None:
-        """End what a predecessor may have left open, by a transaction over every place it may have written to, aborted.
-
-        `init_transactions` ends it too, as a rule. But a broker that was killed may say that a transaction is aborted without
-        having marked that in every partition (seen on 4.3.1 after kill -9 of a single node: fault case 4). What lies there
-        would then be committed along with the first transaction of this producer, which has the same producer id.
-        """
-        known = producer.list_topics(timeout=CALL_TIMEOUT_S).topics
-        producer.begin_transaction()
-        for topic in known.keys() & set(self._produced):
-            for partition in known[topic].partitions:
-                # Read-committed readers never see it; whoever reads uncommitted sees a record without a value.
-                producer.produce(topic, partition=partition, headers=[(SWEPT, b"1")])
-        # Without a generation, so that it is taken while the group is in motion; it is not to be committed.
-        producer.send_offsets_to_transaction(
-            [TopicPartition(self._topic, 0, 0)], self._anonymous(), CALL_TIMEOUT_S
-        )
-        producer.flush(CALL_TIMEOUT_S)
-        producer.abort_transaction(CALL_TIMEOUT_S)
-
-    def _anonymous(self) -> object:
-        """The group, as one who has not joined it."""
-        outsider = Consumer(self._kafka.client_config(group_id=self._group))
-        try:
-            return outsider.consumer_group_metadata()
-        finally:
-            outsider.close()
 
     def _new_consumer(self) -> Consumer:
         consumer = Consumer(
@@ -367,7 +239,7 @@ class Channel:
         self._owned |= gained
         self.fresh |= gained
         self._unreadable.forget(gained)
-        log.info("channel.assigned", slot=self._slot, gained=sorted(gained))
+        log.info("channel.assigned", slot=self._producer.slot, gained=sorted(gained))
 
     def _left(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         left = {p.partition for p in partitions}
@@ -375,15 +247,10 @@ class Channel:
         self.fresh -= left
         for partition in left:
             self._batcher.drop(partition)
-        log.info("channel.revoked", slot=self._slot, left=sorted(left))
+        log.info("channel.revoked", slot=self._producer.slot, left=sorted(left))
 
     def _broken(self, wanted: str, came: str) -> ChannelBroken:
-        return ChannelBroken(
-            f"{self._group}, slot {self._slot}, on {self._kafka.bootstrap_servers}",
-            wanted=wanted,
-            came=came,
-            mend="It is restarted by itself; if this repeats, see `headrace status` for the broker.",
-        )
+        return broken(self._kafka, self._group, self._producer.slot, wanted, came)
 
 
 def _bounds(serving: ServingSettings) -> Bounds:

@@ -354,7 +354,6 @@ class Correspondence:
                 delivery_timeout_ms=timeout_ms,
                 # At most what may be on its way; what is more is refused instead of waiting in here.
                 queue_buffering_max_messages=self._settings.door_in_flight_max + 1,
-                topic_metadata_refresh_interval_ms=10_000,
             )
         )
 

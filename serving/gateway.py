@@ -2,9 +2,10 @@
 
 A request is judged by its contract, published with all acknowledgements, and its answer awaited from the results. What the
 status says: 200 answered · 400 the body or a row breaks a rule, nothing was published · 409 the id stands for another payload ·
-413 larger than its topic takes · 422 dead-lettered, with the reason · 429 as many on their way as the settings allow ·
-503 Kafka did not acknowledge it · 504 acknowledged and not answered in time: it will be answered, once, and asking
-again under the same id hands that answer over. 429 and 503 say `Retry-After`.
+413 larger than its topic takes · 422 dead-lettered, with the reason · 429 as many on their way as the settings allow, or as are
+likely to be answered within half the time that an answer is waited for · 503 Kafka did not acknowledge it · 504 acknowledged and
+not answered in time: it will be answered, once, and asking again under the same id hands that answer over. 429 and 503 say
+`Retry-After`.
 
 On loopback only, and open to whoever is on this machine.
 """
@@ -35,6 +36,7 @@ from schemas.envelope import TRACEPARENT, child_traceparent
 from schemas.errors import HeadraceError
 from serving import open_inference, request_body
 from serving.correspondence import Correspondence, Full, IdReused, NotTaken, TooLarge
+from serving.expected_wait import ExpectedWait
 from serving.open_inference import DEAD_LETTERED, Answer, Asked, Refused
 
 if TYPE_CHECKING:
@@ -66,6 +68,8 @@ class Gateway:
         self._contract: type[Event] = usecase.load("schemas", case).REQUEST
         self._metadata = open_inference.metadata(case, self._contract)
         self._post: Correspondence | None = None
+        # With as much to spare: a call that is refused at once costs its caller less than one that is waited for in vain.
+        self._wait = ExpectedWait(settings.door_answer_timeout_ms / 1000 / 2)
         self._reached = (0.0, False)
         self.failed = ""
         self.counts: Counter[str] = Counter()
@@ -125,9 +129,20 @@ class Gateway:
 
     async def _infer(self, request: Request) -> Response:
         self.counts["asked"] += 1
-        response = await self._answer(request)
+        # Before the body is read and its rows are judged, which is most of what a call costs.
+        response = await self._in_time(request) if self._has_room() else _full()
         self.counts[f"status_{response.status_code}"] += 1
         return response
+
+    def _has_room(self) -> bool:
+        return self._wait.admits() and (self._post is None or self._post.room_for(1))
+
+    async def _in_time(self, request: Request) -> Response:
+        entered, began_s = self._wait.enter(), time.monotonic()
+        try:
+            return await self._answer(request)
+        finally:
+            self._wait.leave(entered, time.monotonic() - began_s)
 
     async def _answer(self, request: Request) -> Response:
         encoding = request.headers.get("content-encoding", "").lower()
@@ -145,7 +160,7 @@ class Gateway:
         if isinstance(asked, Refused):
             return _refused(asked)
         if self._post is None or not self._post.room_for(len(asked.events)):
-            return _error(429, "as many requests are on their way as may be", RETRY_AFTER_S)
+            return _full()
         return await self._ask(self._post, asked, request.headers.get("traceparent", ""))
 
     async def _ask(self, post: Correspondence, asked: Asked, parent: str) -> Response:
@@ -252,6 +267,10 @@ def _failed(error: HeadraceError, asked: Asked, published: list[Any]) -> Respons
     status = STATUS_OF[type(error)]
     retry_s = RETRY_AFTER_S if status in (429, 503) else None
     return _error(status, str(error), retry_s, acknowledged=taken)
+
+
+def _full() -> Response:
+    return _error(429, "as many requests are on their way as may be", RETRY_AFTER_S)
 
 
 def _refused(refused: Refused) -> Response:

@@ -34,7 +34,7 @@ from schemas.results import Status
 from schemas.settings import KafkaSettings
 from serving import runtime, scoring
 from serving.asking import Asking
-from serving.channel import Channel, Outgoing
+from serving.channel import Channel
 from serving.declared import Fallback, declared
 from serving.observer import Observer
 from serving.output_contract import Output
@@ -43,6 +43,7 @@ from serving.recent import Recent, answered, repeated
 from serving.release_watch import ReleaseWatch
 from serving.scoring import Answer, Batch, Rules, Serving
 from serving.settings import ServingSettings
+from serving.slot_producer import Outgoing
 from serving.stopwatch import Took
 from serving.tiers import Placing
 from serving.timed_calls import TimedCalls

@@ -43,12 +43,13 @@ def spawn(
     log: Path,
     environment: Mapping[str, str],
     parent_death: signal.Signals | None = signal.SIGKILL,
+    folder: Path = _PACKAGES,
 ) -> subprocess.Popen[bytes]:
     """Start `command` in a session of its own, its output appended to `log`.
 
     With `parent_death` the child gets that signal when the *thread* that calls this ends, not only the process: call it
     from a thread that lives as long as the child shall. The session keeps a terminal's Ctrl-C away, so that only the
-    owner decides when it ends. It runs in the folder that holds headrace's packages: with `python -m` another folder's
+    owner decides when it ends. It runs in the `folder` that holds headrace's packages: with `python -m` another folder's
     own `features/` would be imported instead.
     """
     before = None if parent_death is None else partial(_die_with_parent, parent_death)
@@ -60,7 +61,7 @@ def spawn(
             stdout=output,
             stderr=subprocess.STDOUT,
             env=dict(environment),
-            cwd=_PACKAGES,
+            cwd=folder,
             start_new_session=True,
             preexec_fn=before,  # noqa: PLW1509 - one prctl, its library loaded before
         )

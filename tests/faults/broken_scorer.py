@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from confluent_kafka import Message, Producer
 
 from serving import channel, scorer
-from serving.channel import Channel, Outgoing
+from serving.channel import Channel
+from serving.slot_producer import Outgoing
 from tests.faults import scored
 
 
@@ -31,16 +32,16 @@ class Broken(Channel):
             offsets = channel._next_offsets(batch)
             self._consumer.commit(offsets=offsets, asynchronous=False)
             self._maybe_die()
+        producer = Producer(self._kafka.client_config())
         for record in outgoing:
-            self._produce(record)
-        self._producer.flush()
+            producer.produce(
+                record.topic, record.value, record.key, record.partition, headers=[*record.headers]
+            )
+        producer.flush()
         if self.how == "auto_commit":
             # The client commits what was consumed every five seconds by default; nobody is there any more by then.
             self._maybe_die()
         return True
-
-    def _new_producer(self) -> Producer:
-        return Producer(self._kafka.client_config())
 
     def _maybe_die(self) -> None:
         type(self).left -= 1

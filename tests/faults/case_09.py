@@ -4,9 +4,9 @@ Injected, while requests come over Kafka and through the front door: the results
 lane and the requests (`headrace topics grow`), beside two replicas. Must hold: requests in the new partitions are answered, also
 at the door, by replicas that nobody restarted; nothing is lost, nothing twice; the order of a key is kept within a partition:
 I1 to I8. That is all that is promised: where a key's hash falls into another partition from then on, what is left of it in the old
-one may be answered after what came in the new one, and a producer that has not heard of the new partitions goes on for up to five
-minutes as before (`topic.metadata.refresh.interval.ms`). Does not show: an id that is sent again after its key has moved, which is
-answered again: repeats are recognised within a partition.
+one may be answered after what came in the new one, and a producer that has not heard of the new partitions goes on as before: ours
+for seconds, others for up to five minutes (`topic.metadata.refresh.interval.ms`). Does not show: an id that is sent again after its
+key has moved, which is answered again: repeats are recognised within a partition.
 """
 
 from __future__ import annotations

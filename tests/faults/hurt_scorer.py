@@ -15,7 +15,7 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from serving import channel
+from serving import slot_producer
 from tests.faults import scored
 
 FLUSH_S = 5.0
@@ -47,7 +47,7 @@ def main() -> None:
                 threading.Timer(int(number) / 1000, hurt).start()
             super().commit_transaction(*arguments)
 
-    vars(channel)["Producer"] = Hurt
+    vars(slot_producer)["Producer"] = Hurt
     sys.argv[1:] = given
     scored.main()
 

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -38,12 +39,12 @@ def fallback(request, features):
 
 
 class Served:
-    """The head, the worker that deploys, and the settings it reads at its next start."""
+    """The head, the worker that deploys from `sources`, and the settings it reads at its next start."""
 
-    def __init__(self, stage: Stage, replicas: Replicas) -> None:
-        self._stage, self._replicas = stage, replicas
+    def __init__(self, stage: Stage, replicas: Replicas, sources: Path) -> None:
+        self._stage, self._replicas, self._sources = stage, replicas, sources
         self.head = RayHead(
-            stage.folder / "ray",
+            ray_folder(stage),
             port=process.free_port(),
             dashboard_port=process.free_port(),
             object_store_mb=100,
@@ -55,14 +56,17 @@ class Served:
         stage, told = self._stage, self._replicas.serving
         changes = {"ray_address": f"{process.LOOPBACK}:{self.head.port}", **serving}
         section = ServingSettings.model_validate(told.model_dump() | changes)
-        given = {"case": stage.case, "kafka": stage.rig.kafka, "stores": stage.stores}
-        folder = str(stage.folder / "data")
-        Settings(**given, data_dir=folder, serving=section).write(self._settings)  # type: ignore[arg-type]
+        given: dict[str, Any] = {"case": stage.case, "kafka": stage.rig.kafka}
+        folder = str(ray_folder(stage).parent)
+        Settings(**given, stores=stage.stores, data_dir=folder, serving=section).write(
+            self._settings
+        )
 
     def deploy(self) -> Worker:
         """The worker, under the stage's supervision."""
         command = ("infra.cli", "worker", "scorer", "--settings", str(self._settings))
-        return self._stage.run("deployment", *command)
+        # Ray puts the folder that its driver runs in before all others.
+        return self._stage.run("deployment", *command, folder=self._sources)
 
     def pids(self, title: str) -> list[int]:
         """Processes of this head whose title, which Ray gives them, has these words."""
@@ -87,6 +91,11 @@ class Served:
         return len(self.pids("ServeReplica:"))
 
 
+def ray_folder(stage: Stage) -> Path:
+    """Where the worker, too, looks for the head's token."""
+    return stage.folder / "data" / "ray"
+
+
 @contextmanager
 def served(stage: Stage, replicas: Replicas) -> Iterator[Served]:
     """A head, and source in which Ray's processes find the use case.
@@ -102,8 +111,8 @@ def served(stage: Stage, replicas: Replicas) -> Iterator[Served]:
     before = dict(os.environ)
     # Before the folder the worker starts in, which holds the source without the use case.
     os.environ |= {"PYTHONPATH": str(sources.folder), "PYTHONSAFEPATH": "1"}
-    os.environ |= client_environment(stage.folder / "ray")
-    here = Served(stage, replicas)
+    os.environ |= client_environment(ray_folder(stage))
+    here = Served(stage, replicas, sources.folder)
     try:
         here.head.start()
         yield here

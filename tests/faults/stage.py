@@ -24,7 +24,7 @@ from infra.local.engine import Engine
 from infra.local.redis_server import RedisServer
 from pipelines.settings import PipelineSettings
 from schemas import topics
-from tests.conftest import stores_at
+from tests.conftest import ROOT, stores_at
 from tests.faults.harness import Rig
 from tests.faults.ledger import Ledger, Sent
 from tests.faults.outcome import Outcome
@@ -41,11 +41,12 @@ Event = dict[str, Any]
 
 
 class Worker:
-    """A worker's process and its log."""
+    """A worker's process and its log; `folder` is the source it runs from."""
 
-    def __init__(self, name: str, log: Path, command: Sequence[str]) -> None:
+    def __init__(self, name: str, log: Path, command: Sequence[str], folder: Path = ROOT) -> None:
         self.name = name
         self.log = log
+        self._folder = folder
         self._command = [sys.executable, "-m", *command]
         self.process = self._spawn()
         self.restarts = 0
@@ -53,7 +54,9 @@ class Worker:
 
     def _spawn(self) -> Popen[bytes]:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return process.spawn(self._command, log=self.log, environment=environment)
+        return process.spawn(
+            self._command, log=self.log, environment=environment, folder=self._folder
+        )
 
     @property
     def alive(self) -> bool:
@@ -167,10 +170,10 @@ class Stage:
         words = [section.model_dump_json() for section in given]
         return self.run(name, "tests.pipelines.worker_process", name, self.case, *words)
 
-    def run(self, name: str, *command: str) -> Worker:
+    def run(self, name: str, *command: str, folder: Path = ROOT) -> Worker:
         """Start `python -m command…` as a worker."""
         number = sum(worker.name == name for worker in self.workers)
-        worker = Worker(name, self.folder / f"{name}{number or ''}.log", command)
+        worker = Worker(name, self.folder / f"{name}{number or ''}.log", command, folder)
         self.workers.append(worker)
         return worker
 

@@ -5,18 +5,18 @@ import random
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from infra.local import process
 from infra.local.ray_head import RayHead, client_environment
-from schemas.envelope import header
 from schemas.worker import WorkerContext
 from tests.serving.conftest import CASE, Bench, until
-from tests.serving.test_scorer import DEAD, RESULTS, requests
+from tests.serving.test_scorer import RESULTS, assert_exactly_once, requests
 
 
 @pytest.fixture(scope="module")
@@ -32,33 +32,53 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     os.environ.update(before)
 
 
-@pytest.mark.slow
-def test_serve_runs_replaces_and_ends_replicas_and_every_request_has_one_result(
-    bench: Bench, ray_address: str
-) -> None:
+@dataclass
+class Deployed:
+    """The worker in a thread, and what it reports."""
+
+    reports: list[Mapping[str, float | int | str]] = field(default_factory=list)
+    failed: list[BaseException] = field(default_factory=list)
+
+    def said(self, name: str) -> float | int | str | None:
+        assert not self.failed, self.failed
+        return self.reports[-1].get(name) if self.reports else None
+
+
+@contextmanager
+def deployed(bench: Bench, ray_address: str, **changes: float) -> Iterator[Deployed]:
     from serving import deployment  # noqa: PLC0415 - Ray is imported where it is needed
 
-    bench.release_first()
-    bench.produce(requests(1_000))
-    reports: list[Mapping[str, float | int | str]] = []
-    ctx = WorkerContext(CASE, threading.Event(), reports.append)
-    settings = bench.serving.model_copy(update={"ray_address": ray_address})
-    failed: list[BaseException] = []
+    here = Deployed()
+    ctx = WorkerContext(CASE, threading.Event(), here.reports.append)
+    settings = bench.serving.model_copy(update={"ray_address": ray_address, **changes})
 
     def run() -> None:
         try:
             deployment.run(ctx, bench.kafka, bench.stores, settings)
         except BaseException as error:
-            failed.append(error)
+            here.failed.append(error)
             raise
 
     worker = threading.Thread(target=run)
     worker.start()
     try:
-        until(lambda: bool(failed) or len(bench.read(RESULTS)) == 1_000, timeout_s=90)
-        assert not failed
-        until(lambda: reports[-1].get("scored") == 1_000 and reports[-1]["lag"] == 0)
-        assert reports[-1]["replicas"] == 1
+        yield here
+    finally:
+        ctx.stop.set()
+        worker.join(60)
+    assert not worker.is_alive()
+    assert not here.failed
+
+
+@pytest.mark.slow
+def test_serve_runs_replaces_and_ends_replicas_and_every_request_has_one_result(
+    bench: Bench, ray_address: str
+) -> None:
+    bench.release_first()
+    bench.produce(requests(1_000))
+    with deployed(bench, ray_address) as worker:
+        until(lambda: worker.said("scored") == 1_000 and worker.said("lag") == 0, timeout_s=90)
+        assert worker.said("replicas") == 1
 
         sent = 1_000
         for _ in range(2):
@@ -67,14 +87,32 @@ def test_serve_runs_replaces_and_ends_replicas_and_every_request_has_one_result(
             time.sleep(random.Random(sent).uniform(0.0, 0.1))
             _kill_replica()
             bench.await_count(RESULTS, sent, timeout_s=60)
-    finally:
-        ctx.stop.set()
-        worker.join(60)
-    assert not worker.is_alive()
-    assert not failed
-    seen = Counter(header(m, "ce_id") for m in bench.read(RESULTS))
-    assert seen == Counter(f"r{n}" for n in range(sent))
-    assert bench.read(DEAD) == []
+    assert_exactly_once(bench, sent)
+
+
+@pytest.mark.nightly
+def test_replicas_follow_the_lag_and_every_request_has_one_result(
+    bench: Bench, ray_address: str
+) -> None:
+    bench.release_first()
+    bounds = {"replicas_max": 3, "scale_lag_each": 200, "scale_up_by": 1}
+    pace = {"scale_up_after_s": 1.0, "scale_down_after_s": 5.0}
+    # A small batch keeps a backlog for as long as new replicas take to start.
+    with deployed(bench, ray_address, **bounds, **pace, batch_rows_max=2) as worker:
+        until(lambda: worker.said("replicas") == 1, timeout_s=90)
+        sent = 0
+
+        def pressed() -> bool:
+            nonlocal sent
+            if int(worker.said("lag") or 0) < 4_000:
+                bench.produce(requests(2_000, first=sent))
+                sent += 2_000
+            return worker.said("replicas") == 3
+
+        until(pressed, timeout_s=150)
+        until(lambda: worker.said("lag") == 0, timeout_s=150)
+        until(lambda: worker.said("replicas") == 1, timeout_s=150)
+    assert_exactly_once(bench, sent)
 
 
 def _kill_replica() -> None:

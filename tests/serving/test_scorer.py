@@ -262,7 +262,7 @@ def test_replicas_come_and_go_and_nothing_is_lost_or_repeated(bench: Bench) -> N
             bench.await_count(RESULTS, 3_000)
         bench.produce(requests(1_000, first=4_000))
         bench.await_count(RESULTS, 5_000)
-    _assert_exactly_once(bench, 5_000)
+    assert_exactly_once(bench, 5_000)
 
 
 def test_a_second_replica_of_the_same_slot_fences_the_first(bench: Bench) -> None:
@@ -278,7 +278,7 @@ def test_a_second_replica_of_the_same_slot_fences_the_first(bench: Bench) -> Non
             until(lambda: first.counters().get("producers_renewed", 0) >= 1)
             second.move_to(1)
             time.sleep(0.5)
-    _assert_exactly_once(bench, 1_100)
+    assert_exactly_once(bench, 1_100)
 
 
 @pytest.mark.slow
@@ -305,10 +305,10 @@ def test_killed_replicas_lose_nothing_and_repeat_nothing(bench: Bench, tmp_path:
     finally:
         replica.terminate()
         assert replica.wait(30) == 0
-    _assert_exactly_once(bench, total + 1_001)
+    assert_exactly_once(bench, total + 1_001)
 
 
-def _assert_exactly_once(bench: Bench, count: int) -> None:
+def assert_exactly_once(bench: Bench, count: int) -> None:
     seen = Counter(header(m, "ce_id") for m in bench.read(RESULTS))
     assert seen == Counter(f"r{n}" for n in range(count))
     assert bench.read(DEAD) == []
