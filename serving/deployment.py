@@ -69,6 +69,7 @@ def run(
 
     Raises:
         DeploymentFailed: Whoever started this worker starts it again.
+        GpuMissing: A tier needs a GPU, one is required, and Ray has none.
     """
     app = f"{ctx.case}-scorer"
     _connect(serving)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -15,6 +16,8 @@ import pytest
 from infra.local import process
 from infra.local.ray_head import RayHead, client_environment
 from schemas.worker import WorkerContext
+from serving import flights
+from serving.tiers import GpuMissing, Tier
 from tests.serving.conftest import CASE, Bench, until
 from tests.serving.test_scorer import RESULTS, assert_exactly_once, requests
 
@@ -113,6 +116,19 @@ def test_replicas_follow_the_lag_and_every_request_has_one_result(
         until(lambda: worker.said("lag") == 0, timeout_s=150)
         until(lambda: worker.said("replicas") == 1, timeout_s=150)
     assert_exactly_once(bench, sent)
+
+
+@pytest.mark.skipif(bool(shutil.which("nvidia-smi")), reason="this machine has a GPU")
+def test_a_gpu_that_is_required_and_missing_stops_the_start(
+    bench: Bench, ray_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serving import deployment  # noqa: PLC0415 - Ray is imported where it is needed
+
+    monkeypatch.setattr(flights, "TIERS", {"default": Tier("gpu", share=0.5)}, raising=False)
+    settings = bench.serving.model_copy(update={"ray_address": ray_address, "gpu": "require"})
+    ctx = WorkerContext(CASE, threading.Event(), lambda _: None)
+    with pytest.raises(GpuMissing, match=r"Ray has 0 GPUs.*HEADRACE_SERVING__GPU"):
+        deployment.run(ctx, bench.kafka, bench.stores, settings)
 
 
 def _kill_replica() -> None:
