@@ -27,6 +27,8 @@ class Measured:
         bytes: Of its ONNX file.
         us_per_row: Rows in a batch → median microseconds a row, on the CPU, one thread.
         metrics: `auc`, `log_loss`, `brier`.
+        company: How far a row's score moves with the batch it comes in, at most. Dynamic quantisation scales by the
+            batch, so that an INT8 score depends on who else is asked about.
     """
 
     version: str
@@ -34,6 +36,7 @@ class Measured:
     bytes: int
     us_per_row: dict[int, float]
     metrics: dict[str, float]
+    company: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def measured(
     Raises:
         ModelFailed: A model answers what is no score.
     """
-    scores = [model.predict(rows) for model in models]
+    scores = [scored(model, rows) for model in models]
     us = {batch: _us_per_row(models, _batch(rows, batch)) for batch in BATCHES}
     found = [
         Measured(
@@ -87,10 +90,26 @@ def measured(
             bytes=size,
             us_per_row={batch: us[batch][at] for batch in BATCHES},
             metrics=measure(labels, scores[at]),
+            company=_company(model, rows[: BATCHES[-1]]),
         )
         for at, (model, size) in enumerate(zip(models, sizes, strict=True))
     ]
     return found, scores
+
+
+def scored(model: Model, rows: Matrix) -> Scores:
+    """The scores of many rows, asked for in batches as large as a scorer's, because in INT8 they depend on it.
+
+    Raises:
+        ModelFailed: The model answers what is no score.
+    """
+    batches = range(0, len(rows), BATCHES[-1])
+    return np.concatenate([model.predict(rows[at : at + BATCHES[-1]]) for at in batches])
+
+
+def _company(model: Model, rows: Matrix) -> float:
+    alone = np.concatenate([model.predict(rows[at : at + 1]) for at in range(len(rows))])
+    return float(np.abs(alone - model.predict(rows)).max(initial=0.0))
 
 
 def _batch(rows: Matrix, count: int) -> Matrix:

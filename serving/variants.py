@@ -27,7 +27,7 @@ from schemas.manifest import (
     file_digest,
 )
 from serving import runtime
-from serving.comparison import Comparison, Measured, compare, measured
+from serving.comparison import Comparison, Measured, compare, measured, scored
 from serving.manifest import ModelRefused
 from serving.output_contract import ModelFailed
 from serving.precision import NotQuantizable, refuse_without_weights, write_variant
@@ -124,7 +124,7 @@ def _build(
 
 def _metrics(model: runtime.Model, folder: Path) -> dict[str, float]:
     rows = read_rows(folder / HOLDOUT_FILE, (*model.manifest.inputs, "label"))
-    found = measure(rows["label"].to_numpy(), model.predict(matrix_of(model, rows)))
+    found = measure(rows["label"].to_numpy(), scored(model, matrix_of(model, rows)))
     return {**found, "rows": float(rows.num_rows)}
 
 

@@ -79,8 +79,8 @@ def _print(found: Quantized) -> None:
     Console(width=None if console.is_terminal else PIPED_WIDTH).print(table)
     for one in found.variants:
         typer.echo(
-            f"{one.variant.version}: {one.flipped} of {one.rows:,} decisions flipped,"
-            f" scores differ by {one.greatest:.2g} at most"
+            f"{one.variant.version}: {one.flipped} of {one.rows:,} decisions flipped, scores differ by"
+            f" {one.greatest:.2g} at most; a row's moves by {one.variant.company:.2g} with its batch"
         )
     best = min(found.variants, key=lambda one: (one.flipped, one.greatest)).variant.version
     typer.echo(

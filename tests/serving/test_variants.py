@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from schemas.manifest import HOLDOUT_FILE, MODEL_FILE, REFERENCE_FILE, Manifest, file_digest
 from serving import trial
-from serving.comparison import Measured, compare
+from serving.comparison import Measured, compare, scored
 from serving.precision import NotQuantizable, write_variant
 from serving.registry import Registry
 from serving.runtime import Expected, load
@@ -100,7 +100,12 @@ def test_what_is_told_is_what_can_be_counted(tmp_path: Path) -> None:
     folder = version(tmp_path, bias=0.1)
     found = quantize(Registry(tmp_path), "flights", "v0001", ("int8",))
     (told,) = found.variants
-    before, after = (load(tmp_path / "flights" / n).predict(rows()) for n in ("v0001", "v0002"))
+    models = [load(tmp_path / "flights" / n) for n in ("v0001", "v0002")]
+    before, after = (scored(model, rows()) for model in models)
+    alone = np.concatenate([models[1].predict(rows()[at : at + 1]) for at in range(256)])
+    # By whom else it was asked about: what INT8 costs beyond its error.
+    assert told.variant.company == np.abs(alone - after[:256]).max() > found.origin.company
+    assert found.origin.company < 1e-6
     assert told.rows == ROWS
     assert told.greatest == np.abs(before - after).max() > 0
     assert told.flipped == ((before >= 0.5) != (after >= 0.5)).sum()
