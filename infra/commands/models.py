@@ -81,6 +81,7 @@ def list_versions(
 
     from infra.settings import Settings
     from schemas import usecase
+    from serving.manifest import ModelRefused
     from serving.registry import Registry
 
     settings = Settings.load(**({"case": case} if case else {}))
@@ -88,10 +89,14 @@ def list_versions(
     registry = Registry(Path(settings.serving.models_dir))
     versions = registry.versions(model)
     release = _release(settings) if versions else None
-    rows = [
-        {**_row(registry.manifest(model, version)), "released_as": _released_as(release, version)}
-        for version in versions
-    ]
+    rows = []
+    for version in versions:
+        try:
+            made = registry.manifest(model, version)
+        except ModelRefused as error:
+            typer.echo(f"left out: {error}", err=True)
+            continue
+        rows.append({**_row(made), "released_as": _released_as(release, version)})
     if as_json:
         print_json(rows)
     elif rows:

@@ -61,8 +61,12 @@ def test_a_network_is_made_smaller_and_listed_without_a_broker(home: Path) -> No
     done = models(home, f"quantize v0001 --case {CASE}")
     assert done.returncode == 0, done.stderr
     assert "made v0002, v0003; nothing is released" in done.stdout
+    (home / "models" / CASE / "v0009").mkdir()
     listed = models(home, f"list --case {CASE}")
+    assert "left out: " in listed.stderr
+    assert "v0009/manifest.json: wanted a model's manifest" in listed.stderr
     assert "what is released is not known" in listed.stderr
+    (home / "models" / CASE / "v0009").rmdir()
     assert [" ".join(line.split()[:5]) for line in listed.stdout.splitlines()[2:]] == [
         "v0002 neural int8 of v0001",
         "v0003 neural fp16 of v0001",
