@@ -7,12 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from typer.testing import CliRunner
 
+from infra.cli import command_line
+from pipelines.estimators import UnknownEstimator
 from schemas.manifest import versions
 from tests.pipelines.payments_lake import CASE, lake
+
+if TYPE_CHECKING:
+    from typer.testing import Result
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(300)
@@ -26,23 +32,30 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def models(home: Path, arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(autouse=True)
+def here(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_DATA_DIR", str(home))
     # A port that refuses at once, instead of one on which somebody's own broker may listen.
-    here = {"HEADRACE_DATA_DIR": str(home), "HEADRACE_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}
-    return subprocess.run(
-        [sys.executable, "-m", "infra.cli", "models", *arguments.split()],
-        cwd=ROOT,
-        env={**os.environ, **here},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    monkeypatch.setenv("HEADRACE_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+
+
+def models(arguments: str) -> Result:
+    """The command, in this process: another one would import the same for seconds."""
+    return CliRunner().invoke(command_line(["models"]), ["models", *arguments.split()])
 
 
 @pytest.fixture(scope="module")
 def trained(home: Path) -> dict[str, Any]:
     """What was said of a version."""
-    done = models(home, f"train --case {CASE} --estimator neural --since 30d --json")
+    arguments = f"models train --case {CASE} --estimator neural --since 30d --json"
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.cli", *arguments.split()],
+        cwd=ROOT,
+        env={**os.environ, "HEADRACE_DATA_DIR": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "fitting neural on" in done.stderr
     said: dict[str, Any] = json.loads(done.stdout)
@@ -58,11 +71,11 @@ def test_a_version_is_made_of_the_estimator_that_was_named(trained: dict[str, An
 
 @pytest.mark.usefixtures("trained")
 def test_a_network_is_made_smaller_and_listed_without_a_broker(home: Path) -> None:
-    done = models(home, f"quantize v0001 --case {CASE}")
-    assert done.returncode == 0, done.stderr
+    done = models(f"quantize v0001 --case {CASE}")
+    assert done.exit_code == 0, done.stderr
     assert "made v0002, v0003; nothing is released" in done.stdout
     (home / "models" / CASE / "v0009").mkdir()
-    listed = models(home, f"list --case {CASE}")
+    listed = models(f"list --case {CASE}")
     assert "left out: " in listed.stderr
     assert "v0009/manifest.json: wanted a model's manifest" in listed.stderr
     assert "what is released is not known" in listed.stderr
@@ -71,14 +84,14 @@ def test_a_network_is_made_smaller_and_listed_without_a_broker(home: Path) -> No
         "v0002 neural int8 of v0001",
         "v0003 neural fp16 of v0001",
     ]
-    again = models(home, f"quantize v0002 --case {CASE}")
-    assert (again.returncode, again.stdout) == (2, "")
+    again = models(f"quantize v0002 --case {CASE}")
+    assert (again.exit_code, again.stdout) == (2, "")
     assert "wanted a version as it was trained" in again.stderr
 
 
 def test_what_cannot_be_trained_is_said_in_a_sentence(home: Path) -> None:
     before = versions(home / "models", CASE)
-    done = models(home, f"train --case {CASE} --estimator forest")
-    assert done.returncode == 1
-    assert "wanted one of trees, neural, but 'forest'" in done.stderr
+    done = models(f"train --case {CASE} --estimator forest")
+    assert isinstance(done.exception, UnknownEstimator)
+    assert "wanted one of trees, neural, but 'forest'" in str(done.exception)
     assert versions(home / "models", CASE) == before
