@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -91,7 +92,10 @@ def rig(jars: Path, redis_url: str, tmp_path_factory: pytest.TempPathFactory) ->
             folder / "models", VERSION, of=CASE, given=plan, model=trees(inputs)
         )
         release_log.publish(
-            kafka, release_log.first(CASE, CASE, VERSION, event_time_ms=0, decided_by="bench")
+            kafka,
+            release_log.first(
+                CASE, CASE, VERSION, event_time_ms=time.time_ns() // 1_000_000, decided_by="bench"
+            ),
         )
         yield Rig(kafka, stores, flink, folder, model / "model.onnx", inputs)
 
@@ -190,8 +194,9 @@ def passing(kafka: KafkaSettings, source: str, sink: str) -> Job:
 
 def create(kafka: KafkaSettings, *names: str) -> None:
     """Topics of as many partitions as the requests have."""
+    admin = AdminClient(kafka.client_config())
     made = [NewTopic(name, PARTITIONS, 1) for name in names]
-    for future in AdminClient(kafka.client_config()).create_topics(made).values():
+    for future in admin.create_topics(made).values():
         future.result(30)
 
 
