@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from schemas.inputs import RequestInput
+
+F = TypeVar("F", np.float32, np.float64)
 
 
 def input_names(inputs: Sequence[RequestInput], features: Sequence[str]) -> tuple[str, ...]:
@@ -35,7 +37,25 @@ def matrix(
         [rows × (inputs + features)] in float32, the type models are trained on: trees trained on float64 and served on
         float32 differ by up to 0.09 in probability.
     """
-    out = np.empty((vectors.shape[0], len(inputs) + vectors.shape[1]), dtype=np.float32)
+    return _filled(np.float32, inputs, columns, vectors)
+
+
+def exact(
+    inputs: Sequence[RequestInput],
+    columns: Mapping[str, Sequence[Any]],
+    vectors: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The same, not rounded: what a result holds. Rounded, it is `matrix`."""
+    return _filled(np.float64, inputs, columns, vectors)
+
+
+def _filled(
+    dtype: type[F],
+    inputs: Sequence[RequestInput],
+    columns: Mapping[str, Sequence[Any]],
+    vectors: NDArray[np.float64],
+) -> NDArray[F]:
+    out = np.empty((vectors.shape[0], len(inputs) + vectors.shape[1]), dtype=dtype)
     for index, spec in enumerate(inputs):
         out[:, index] = [spec.encode(value) for value in columns[spec.name]]
     out[:, len(inputs) :] = vectors

@@ -6,8 +6,11 @@ that verb is called, so that `headrace --help` answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from importlib import import_module
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -63,14 +66,29 @@ def command_line(arguments: list[str]) -> typer.Typer:
 
 def main() -> None:
     """Entry point of `headrace`."""
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         command_line(sys.argv[1:])(prog_name="headrace")
     except HeadraceError as error:
-        errors.print(f"[bold red]headrace:[/] {_plain(str(error))}")
+        _show(error)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
+
+
+def fail(error: Exception) -> NoReturn:
+    """Show an error as `main` would, and end the process without waiting for anything."""
+    if isinstance(error, HeadraceError):
+        _show(error)
+    else:
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _show(error: HeadraceError) -> None:
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    errors.print(f"[bold red]headrace:[/] {_plain(str(error))}")
 
 
 def _elsewhere() -> None:

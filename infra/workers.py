@@ -71,7 +71,7 @@ STEPS = (
     ),
 )
 
-WORKERS = (
+WORKERS: tuple[Entry, ...] = (
     Entry(
         "intake",
         "pipelines.intake:run",

@@ -29,6 +29,8 @@ class BreakerPolicy:
     Attributes:
         rate_max: Share of failed rows at which it opens. A half: a poisonous entity never is that, a broken model soon.
         rows_min: Rows that must have been asked before a share means anything.
+        batches_min: Batches in which rows must have failed: those of one entity come together out of a backlog, and one
+            batch may hold nothing else. A model that is broken fails in the next one as well.
         window_s: How far back rows count.
         timeouts_max: Calls in a row without an answer in time at which it opens, whatever the rows: each costs all
             who wait the whole of the time.
@@ -40,6 +42,7 @@ class BreakerPolicy:
 
     rate_max: float = 0.5
     rows_min: int = 20
+    batches_min: int = 2
     window_s: float = 30.0
     timeouts_max: int = 2
     open_s: float = 5.0
@@ -52,7 +55,7 @@ class BreakerPolicy:
             raise BadPolicy(
                 "breaker, rate_max", wanted="a share in (0, 1]", came=f"{self.rate_max}"
             )
-        for name in ("rows_min", "timeouts_max", "probe_rows", "probes"):
+        for name in ("rows_min", "batches_min", "timeouts_max", "probe_rows", "probes"):
             if getattr(self, name) < 1:
                 raise BadPolicy(
                     f"breaker, {name}", wanted="1 or more", came=f"{getattr(self, name)}"
@@ -84,7 +87,7 @@ class Breaker:
     def __init__(self, policy: BreakerPolicy) -> None:
         self._policy = policy
         self._calls: deque[_Call] = deque()
-        self._rows = self._failed = self._timeouts = self._passed = 0
+        self._rows = self._failed = self._failing = self._timeouts = self._passed = 0
         self._tried_s = self._opened_s = 0.0
         self._wait_s = policy.open_s
         self.state = Circuit.CLOSED
@@ -112,19 +115,29 @@ class Breaker:
             self._probed(now_s, passed=not timed_out and failed < rows * self._policy.rate_max)
             return
         self._timeouts = self._timeouts + 1 if timed_out else 0
-        self._calls.append(_Call(now_s, rows, failed))
-        self._rows, self._failed = self._rows + rows, self._failed + failed
+        self._count(_Call(now_s, rows, failed))
         while now_s - self._calls[0].at_s > self._policy.window_s:
-            old = self._calls.popleft()
-            self._rows, self._failed = self._rows - old.rows, self._failed - old.failed
+            self._forget()
         if self._tripped():
             self._opened_s = now_s
             self._open(now_s, self._policy.open_s)
 
+    def _count(self, call: _Call) -> None:
+        self._calls.append(call)
+        self._rows, self._failed = self._rows + call.rows, self._failed + call.failed
+        self._failing += call.failed > 0
+
+    def _forget(self) -> None:
+        old = self._calls.popleft()
+        self._rows, self._failed = self._rows - old.rows, self._failed - old.failed
+        self._failing -= old.failed > 0
+
     def _tripped(self) -> bool:
         policy = self._policy
         many = self._rows >= policy.rows_min and self._failed >= self._rows * policy.rate_max
-        return many or self._timeouts >= policy.timeouts_max
+        return (
+            many and self._failing >= policy.batches_min
+        ) or self._timeouts >= policy.timeouts_max
 
     def _probed(self, now_s: float, *, passed: bool) -> None:
         if not passed:
@@ -138,4 +151,4 @@ class Breaker:
         self.state, self._tried_s, self._wait_s = Circuit.OPEN, now_s, wait_s
         # What was before says nothing about a version that has come back.
         self._calls.clear()
-        self._rows = self._failed = self._timeouts = 0
+        self._rows = self._failed = self._failing = self._timeouts = 0

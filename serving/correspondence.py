@@ -129,6 +129,10 @@ class Correspondence:
             self._forget(time.monotonic() - FORGET_S)
         return len(self._pending) + rows <= self._settings.door_in_flight_max
 
+    def new(self, events: Iterable[Event]) -> int:
+        """How many of them are neither on their way nor answered lately: only those take a place."""
+        return sum(e.id not in self._pending and e.id not in self._answered for e in events)
+
     def reach(self) -> bool:
         """Whether the broker answers and has the topic; blocks up to a second, so call it in another thread."""
         try:

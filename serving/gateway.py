@@ -159,11 +159,15 @@ class Gateway:
         asked = open_inference.parse(self._contract, body, time.time_ns() // 1_000_000, rows_max)
         if isinstance(asked, Refused):
             return _refused(asked)
-        if self._post is None or not self._post.room_for(len(asked.events)):
-            return _full()
+        if self._post is None:
+            return _error(503, "the door is not open yet", RETRY_AFTER_S)
         return await self._ask(self._post, asked, request.headers.get("traceparent", ""))
 
     async def _ask(self, post: Correspondence, asked: Asked, parent: str) -> Response:
+        # What is known already only waits for the answer to what it began.
+        new = post.new(asked.events)
+        if new and not post.room_for(new):
+            return _full()
         trace = child_traceparent(parent) if TRACEPARENT.match(parent) else None
         published = await asyncio.gather(
             *(post.publish(event, trace, asked.timeout_ms) for event in asked.events),
@@ -175,7 +179,8 @@ class Gateway:
                 return _failed(one, asked, published)
             if isinstance(one, BaseException):
                 raise one
-        wait_ms = min(asked.timeout_ms or (1 << 31), self._settings.door_answer_timeout_ms)
+        longest_ms = self._settings.door_answer_timeout_ms
+        wait_ms = min(asked.timeout_ms or longest_ms, longest_ms)
         if futures:
             await asyncio.wait(futures, timeout=wait_ms / 1000)
         missing = [

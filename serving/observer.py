@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     Requests = Sequence[tuple[Message, Event]]
     Answers = Sequence[Answer | Refusal]
 
+_BULK, _INTERACTIVE = Lane.BULK.name.lower(), Lane.INTERACTIVE.name.lower()
+
 
 class Observer:
     """Beside one scorer. `batch` is called by its loop; `snapshot` may be by any thread."""
@@ -71,8 +73,8 @@ def _rows(
 ) -> list[Row]:
     """What became of a batch, by version, route, tenant and lane."""
     rows = []
-    for (message, event), answer in zip(requests, answers, strict=True):
-        tenant, lane = str(getattr(event, "tenant", "")), _lane(message)
+    for (message, _), tenant, answer in zip(requests, _tenants(requests), answers, strict=True):
+        lane = _lane(message)
         if isinstance(answer, Refusal):
             status, labels = DEAD_LETTERED, Labels(tenant=tenant, lane=lane)
         else:
@@ -82,6 +84,13 @@ def _rows(
     for message, _ in refused:
         rows.append(Row(DEAD_LETTERED, message.timestamp()[1], Labels(lane=_lane(message))))
     return rows
+
+
+def _tenants(requests: Requests) -> list[str]:
+    """Of each request; the contract says whether there are any, for a field that is not there takes long to miss."""
+    if not requests or "tenant" not in type(requests[0][1]).model_fields:
+        return [""] * len(requests)
+    return [str(getattr(event, "tenant", "")) for _, event in requests]
 
 
 def _traced(requests: Requests, answers: Answers) -> list[Traced]:
@@ -102,5 +111,4 @@ def _traced(requests: Requests, answers: Answers) -> list[Traced]:
 
 
 def _lane(message: Message) -> str:
-    bulk = str(message.topic()).endswith(topics.BULK_SUFFIX)
-    return (Lane.BULK if bulk else Lane.INTERACTIVE).name.lower()
+    return _BULK if str(message.topic()).endswith(topics.BULK_SUFFIX) else _INTERACTIVE

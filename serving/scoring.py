@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from features.inputs import matrix
+from features.inputs import exact
 from features.ring import NO_RING_AGE_MS
 from schemas.decoding import Refusal
 from schemas.envelope import child_traceparent, new_traceparent
@@ -229,14 +229,14 @@ class _Rows:
         columns = {
             i.name: [getattr(request, i.name) for request in batch.requests] for i in rules.inputs
         }
-        self.matrix: Matrix = matrix(rules.inputs, columns, values)
+        whole = exact(rules.inputs, columns, values)
+        self.matrix: Matrix = whole.astype(np.float32)
         # Logged in float64, as read: what is compared with the offline computation is not rounded first.
-        encoded = [[i.encode(value) for value in columns[i.name]] for i in rules.inputs]
-        self.logged = np.column_stack([*encoded, values]).tolist()
+        self.logged = whole.tolist()
         self.ages = vectors.age_ms.tolist() if vectors else [()] * rows
-        self.ahead = vectors.ahead if vectors else None
-        self.unsettled = vectors.unsettled if vectors else None
         self.views = vectors.views if vectors else ()
+        self.ahead = self._marked(vectors.ahead if vectors else None)
+        self.unsettled = self._marked(vectors.unsettled if vectors else None)
         self._skip = len(rules.inputs)
         self._fresh_ms = [rules.fresh_ms.get(view, inf) for view in self.views]
 
@@ -257,17 +257,19 @@ class _Rows:
                 view: None if age == NO_RING_AGE_MS else age
                 for view, age in zip(self.views, self.ages[row], strict=True)
             },
-            "ahead": self._marked(self.ahead, row),
-            "unsettled": self._marked(self.unsettled, row),
+            "ahead": self.ahead.get(row, []),
+            "unsettled": self.unsettled.get(row, []),
             "read_at_ms": self.batch.read_at_ms,
             "scored_at_ms": scored_at_ms,
         }
 
-    def _marked(self, marks: Bools | None, row: int) -> list[str]:
-        """The views that a row's marks name."""
-        if marks is None or not marks[row].any():
-            return []
-        return [view for view, marked in zip(self.views, marks[row], strict=True) if marked]
+    def _marked(self, marks: Bools | None) -> dict[int, list[str]]:
+        """Row → the views that its marks name; most rows have none."""
+        named: dict[int, list[str]] = {}
+        if marks is not None:
+            for row, view in np.argwhere(marks).tolist():
+                named.setdefault(row, []).append(self.views[view])
+        return named
 
     def features(self, row: int) -> dict[str, float | None]:
         """The service's features of a row as a rule reads them: None where there is no value."""

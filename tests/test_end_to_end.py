@@ -202,6 +202,21 @@ def test_the_snippets_of_the_readme_run(running: Settings) -> None:
         exec(snippet, {"BOOTSTRAP_SERVERS": running.kafka.bootstrap_servers})  # noqa: S102
 
 
+def test_the_first_request_is_answered_each_of_its_ways(running: Settings) -> None:
+    page = (ROOT / "docs" / "first-request.md").read_text()
+    for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(snippet, {"BOOTSTRAP_SERVERS": running.kafka.bootstrap_servers})  # noqa: S102
+    [asked] = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    asked = asked.replace("localhost:8000", f"127.0.0.1:{running.serving.http_port}")
+    done = subprocess.run(["/bin/bash", "-c", asked], capture_output=True, text=True, check=True)
+    [shown] = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    answer, told = json.loads(done.stdout), json.loads(shown)
+    assert [(o["name"], o["datatype"]) for o in answer["outputs"]] == [
+        (o["name"], o["datatype"]) for o in told["outputs"]
+    ]
+    assert answer["outputs"][1]["data"] == ["scored"]
+
+
 def test_the_snippet_about_points_in_time_runs(
     running: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,7 @@ class Model:
         return msgspec.json.encode(answer | {"status": "scored"})
 
 
-async def _serve(servers: str, source: str, sink: str, handle: Any) -> None:
+async def forward(servers: str, source: str, sink: str, handle: Any) -> None:
     reader = Consumer(
         {
             "bootstrap.servers": servers,
@@ -80,7 +80,7 @@ def main() -> None:
     handle = serve.run(Model.bind(str(Path(path)), int(inputs)), route_prefix=None)  # type: ignore[attr-defined]
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    asyncio.run(_serve(servers, source, sink, handle))
+    asyncio.run(forward(servers, source, sink, handle))
 
 
 if __name__ == "__main__":

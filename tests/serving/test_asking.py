@@ -117,10 +117,16 @@ def test_rows_that_failed_by_an_error_are_asked_about_once_more() -> None:
     }
 
 
+def fail(asking: Asking, model: Told) -> None:
+    """As many rows in as many batches as open a circuit."""
+    for _ in range(POLICY.batches_min):
+        asking.ask(model, rows(10, *range(10)))
+
+
 def test_an_open_circuit_skips_the_model_and_says_since_when() -> None:
     model = Told(picky)
     asking = model.asking()
-    asking.ask(model, rows(20, *range(20)))
+    fail(asking, model)
     assert asking.circuits() == {"v1": Circuit.OPEN}
     before = len(model.asked)
     model.now_s += 3.0
@@ -133,7 +139,7 @@ def test_an_open_circuit_skips_the_model_and_says_since_when() -> None:
 def test_a_version_that_has_come_back_is_probed_with_a_few_rows_and_closes() -> None:
     model = Told(picky)
     asking = model.asking()
-    asking.ask(model, rows(20, *range(20)))
+    fail(asking, model)
     model.now_s += POLICY.open_s
     for _ in range(POLICY.probes):
         asked = asking.ask(model, rows(30))
@@ -145,7 +151,7 @@ def test_a_version_that_has_come_back_is_probed_with_a_few_rows_and_closes() -> 
 def test_circuits_are_of_versions() -> None:
     bad, good = Told(picky), Told(picky, version="v2")
     asking = bad.asking()
-    asking.ask(bad, rows(20, *range(20)))
+    fail(asking, bad)
     assert not asking.ask(good, rows(20)).failed
 
 

@@ -14,7 +14,8 @@ POLICY = BreakerPolicy(rows_min=10, window_s=20.0, open_s=5.0, open_s_max=18.0, 
 
 def opened(now_s: float = 0.0) -> Breaker:
     breaker = Breaker(POLICY)
-    breaker.record(10, 10, now_s)
+    for _ in range(POLICY.batches_min):
+        breaker.record(5, 5, now_s)
     assert breaker.state is Circuit.OPEN
     return breaker
 
@@ -27,6 +28,16 @@ def test_it_opens_at_the_rate_and_not_before_enough_rows_were_asked() -> None:
         states.append(breaker.state)
     assert states == [Circuit.CLOSED, Circuit.CLOSED, Circuit.OPEN]
     assert breaker.open_for_s(4.5) == 2.5
+
+
+@pytest.mark.parametrize("clean", [0, 1, 3])
+def test_one_batch_however_many_of_its_rows_failed_does_not_open_it(clean: int) -> None:
+    breaker = Breaker(POLICY)
+    states = []
+    for rows, failed in ((200, 200), *[(20, 0)] * clean, (1, 1)):
+        breaker.record(rows, failed, 0.0)
+        states.append(breaker.state)
+    assert states == [Circuit.CLOSED] * (1 + clean) + [Circuit.OPEN]
 
 
 def test_what_is_older_than_the_window_does_not_count() -> None:
@@ -75,6 +86,7 @@ def test_each_failed_probe_doubles_the_wait_up_to_its_bound() -> None:
         {"rate_max": 0.0},
         {"rate_max": 1.1},
         {"rows_min": 0},
+        {"batches_min": 0},
         {"probes": 0},
         {"probe_rows": 0},
         {"timeouts_max": 0},
@@ -128,6 +140,7 @@ class Circuits(RuleBasedStateMachine):
         lately = [one for one in self.asked if self.now_s - one[0] <= POLICY.window_s]
         total, bad = sum(one[1] for one in lately), sum(one[2] for one in lately)
         many = total >= POLICY.rows_min and bad >= total * POLICY.rate_max
+        many = many and sum(one[2] > 0 for one in lately) >= POLICY.batches_min
         if many or self.timeouts >= POLICY.timeouts_max:
             self.opened_s = self.now_s
             self._opens(POLICY.open_s)
