@@ -45,7 +45,7 @@ CREATE TEMPORARY TABLE `tiles_300` (
   'properties.bootstrap.servers' = '127.0.0.1:9092',
   'properties.security.protocol' = 'PLAINTEXT',
   'sink.delivery-guarantee' = 'at-least-once',
-  'properties.linger.ms' = '1',
+  'properties.linger.ms' = '5',
   'key.format' = 'json',
   'value.format' = 'json'
 )
@@ -68,7 +68,7 @@ CREATE TEMPORARY TABLE `tiles_1800` (
   'properties.bootstrap.servers' = '127.0.0.1:9092',
   'properties.security.protocol' = 'PLAINTEXT',
   'sink.delivery-guarantee' = 'at-least-once',
-  'properties.linger.ms' = '1',
+  'properties.linger.ms' = '5',
   'key.format' = 'json',
   'value.format' = 'json'
 )
