@@ -14,13 +14,13 @@ from schemas.client import NO_LEADER_YET
 from schemas.envelope import headers
 from schemas.flights import CARRIERS, ORIGINS, FlightRequest
 from tests.benchmarks.contenders import Elsewhere, Run
+from tests.benchmarks.raw_topics import PARTITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from schemas.settings import KafkaSettings
 
-PARTITIONS = 4
 AIRCRAFT = 2_000
 CLOCK_MS = 1_370_000_000_000
 # A run's seconds are those of so many rows: contenders differ by three orders, and so do their backlogs.

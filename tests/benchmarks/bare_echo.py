@@ -6,6 +6,8 @@ import sys
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
+from tests.benchmarks.raw_topics import reading
+
 BATCH = 256
 CALL_S = 10.0
 
@@ -13,21 +15,18 @@ CALL_S = 10.0
 def main() -> None:
     """Until killed."""
     servers, source, sink = sys.argv[1:]
-    shared = {"bootstrap.servers": servers, "retry.backoff.ms": 1}
-    reader = Consumer(
-        shared
-        | {
-            "group.id": source,
-            "auto.offset.reset": "earliest",
-            "enable.auto.commit": False,
-            "isolation.level": "read_committed",
-            "fetch.wait.max.ms": 5,
+    reader = reading(servers, source, enable_auto_commit=False, retry_backoff_ms=1)
+    # As the scorer's producer is set, without what guards against a predecessor.
+    writer = Producer(
+        {
+            "bootstrap.servers": servers,
+            "retry.backoff.ms": 1,
+            "transactional.id": source,
+            "linger.ms": 0,
+            "acks": "all",
         }
     )
-    # As the scorer's producer is set, without what guards against a predecessor.
-    writer = Producer(shared | {"transactional.id": source, "linger.ms": 0, "acks": "all"})
     writer.init_transactions(CALL_S)
-    reader.subscribe([source])
     while True:
         batch = [m for m in _batch(reader) if m.error() is None]
         if not batch:

@@ -6,6 +6,7 @@ import sys
 
 from confluent_kafka import Consumer, Message, Producer
 
+from tests.benchmarks.raw_topics import reading
 from tests.benchmarks.scoring_work import ByHand, Work
 
 
@@ -13,17 +14,8 @@ def main() -> None:
     """Until killed."""
     servers, source, sink, rows, told = sys.argv[1:]
     by_hand = ByHand(Work.told(told))
-    reader = Consumer(
-        {
-            "bootstrap.servers": servers,
-            "group.id": source,
-            "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed",
-            "fetch.wait.max.ms": 5,
-        }
-    )
+    reader = reading(servers, source)
     writer = Producer({"bootstrap.servers": servers, "acks": "all", "compression.type": "lz4"})
-    reader.subscribe([source])
     while True:
         batch = _batch(reader, int(rows))
         answers = by_hand.answers([message.value() or b"" for message in batch])

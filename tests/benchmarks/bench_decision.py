@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from features.views import Plan
 from infra.local.kafka import KafkaServer
@@ -36,8 +35,9 @@ from serving import release_log
 from serving.runtime import Expected
 from serving.settings import ServingSettings
 from tests.benchmarks.contenders import REPEATS, race, record, row
-from tests.benchmarks.decisions import PARTITIONS, Decisions
+from tests.benchmarks.decisions import Decisions
 from tests.benchmarks.peers import ROOT
+from tests.benchmarks.raw_topics import create
 from tests.conftest import stores_at
 from tests.faults.stage import Worker
 from tests.flink import running_flink
@@ -190,14 +190,6 @@ def passing(kafka: KafkaSettings, source: str, sink: str) -> Job:
         "parallelism.default": "1",
     }
     return Job("peer", options, tables, ("INSERT INTO sink SELECT v FROM source",))
-
-
-def create(kafka: KafkaSettings, *names: str) -> None:
-    """Topics of as many partitions as the requests have."""
-    admin = AdminClient(kafka.client_config())
-    made = [NewTopic(name, PARTITIONS, 1) for name in names]
-    for future in admin.create_topics(made).values():
-        future.result(30)
 
 
 @pytest.mark.timeout(1_800)

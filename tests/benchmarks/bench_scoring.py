@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from features.progress import WHOLE, WHOLE_KEY
 from features.ring import RingFormat
@@ -30,10 +29,11 @@ from schemas.flights import ORIGINS, SERVICE
 from schemas.settings import KafkaSettings
 from serving import release_log
 from serving.settings import ServingSettings
-from tests.benchmarks.backlog import AIRCRAFT, CLOCK_MS, PARTITIONS, Backlogs, Way, requests
+from tests.benchmarks.backlog import AIRCRAFT, CLOCK_MS, Backlogs, Way, requests
 from tests.benchmarks.contenders import REPEATS, race, record, row, shown_ms
 from tests.benchmarks.onnx_kinds import KINDS
 from tests.benchmarks.peers import ROOT
+from tests.benchmarks.raw_topics import create
 from tests.benchmarks.scoring_work import Asked, ByHand, Work, matrix
 from tests.conftest import stores_at
 from tests.faults.stage import Worker
@@ -162,7 +162,7 @@ def ours(rig: Rig, model: Made, *, rows: int) -> Iterator[Way]:
 def limit(rig: Rig, model: Made, *, rows: int) -> Iterator[Way]:
     """By hand."""
     source, sink = f"{model.kind}.bare{rows}.in", f"{model.kind}.bare{rows}.out"
-    _create(rig.kafka, source, sink)
+    create(rig.kafka, source, sink)
     command = [sys.executable, "-m", "tests.benchmarks.bare_scoring", rig.kafka.bootstrap_servers]
     child = subprocess.Popen(
         [*command, source, sink, str(rows), model.told], cwd=ROOT, env=_environment()
@@ -182,7 +182,7 @@ def peers(rig: Rig, model: Made) -> Iterator[dict[str, Way]]:
         for way in PEERS
     }
     names = [name for way in ways.values() for name in (way.source, way.sink)]
-    _create(rig.kafka, *names)
+    create(rig.kafka, *names)
     servers = rig.kafka.bootstrap_servers
     command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.peer_scoring", servers]
     child = subprocess.Popen(
@@ -199,13 +199,6 @@ def peers(rig: Rig, model: Made) -> Iterator[dict[str, Way]]:
 
 def _environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
-def _create(kafka: KafkaSettings, *names: str) -> None:
-    admin = AdminClient(kafka.client_config())
-    made = [NewTopic(name, PARTITIONS, 1) for name in names]
-    for future in admin.create_topics(made).values():
-        future.result(30)
 
 
 @pytest.mark.timeout(1_200)

@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from pipelines.payments_generator import World, generate
 from tests.benchmarks.contenders import Run
+from tests.benchmarks.raw_topics import PARTITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from schemas.settings import KafkaSettings
     from tests.benchmarks.contenders import Contender
 
-PARTITIONS = 4
 # What is not answered by then counts with the time that was waited for it.
 GIVE_UP_S = 15.0
 _SETTLED_S = 0.2

@@ -15,8 +15,10 @@ import msgspec
 import numpy as np
 import onnxruntime
 import ray
-from confluent_kafka import Consumer, Message, Producer
+from confluent_kafka import Message, Producer
 from ray import serve
+
+from tests.benchmarks.raw_topics import reading
 
 OPEN_MAX = 256
 
@@ -42,16 +44,7 @@ class Model:
 
 
 async def forward(servers: str, source: str, sink: str, handle: Any) -> None:
-    reader = Consumer(
-        {
-            "bootstrap.servers": servers,
-            "group.id": source,
-            "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed",
-            "fetch.wait.max.ms": 5,
-        }
-    )
-    reader.subscribe([source])
+    reader = reading(servers, source)
     writer = Producer({"bootstrap.servers": servers, "linger.ms": 0})
     room = asyncio.Semaphore(OPEN_MAX)
     open_: set[asyncio.Task[None]] = set()
