@@ -129,10 +129,9 @@ class Channel:
     def commit(self, outgoing: Iterable[Outgoing], batch: Sequence[Message]) -> bool:
         """Produce `outgoing` and move past `batch`, both or neither.
 
-        Nothing that can hang happens in here but Kafka itself, and that is bounded, but for one call: in librdkafka
-        `send_offsets_to_transaction` may wait for ever where the coordinator's connection was lost (librdkafka#5456, met by
-        fault case 7). Whoever runs the loop must therefore end a process whose `Scorer.stuck_s` is above `STUCK_S`, as Ray
-        Serve does by `check_health`.
+        Nothing that can hang happens in here but Kafka itself, and that is bounded (`serving.slot_producer`). What hangs all
+        the same is found by `Scorer.stuck_s`: whoever runs the loop ends a process where it is above `STUCK_S`, as Ray Serve
+        does by `check_health`.
 
         Returns:
             Whether it is committed. If not, `batch` will come again from `poll`.
@@ -145,10 +144,13 @@ class Channel:
                 outgoing, _next_offsets(batch), self._consumer.consumer_group_metadata
             )
         except KafkaException as error:
-            self._give_up(error.args[0])
-            return False
-        self._failures = 0
-        return True
+            failed: KafkaError = error.args[0]
+        else:
+            self._failures = 0
+            return True
+        # Outside of `except`: the traceback holds on to the producer that is to be thrown away.
+        self._give_up(failed)
+        return False
 
     def move_to(self, slot: int) -> None:
         """Take another slot, between two batches; the old one's transactions are all ended."""

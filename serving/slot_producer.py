@@ -17,6 +17,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from schemas.errors import HeadraceError
 from schemas.settings import KafkaSettings
 from schemas.topics import DEAD_LETTER_BYTES_MAX
+from serving.timed_calls import Overran, TimedCalls
 
 log = structlog.get_logger()
 
@@ -26,6 +27,8 @@ RENEWALS_WITHIN_S = 60.0
 # How long a doubtful call may take. With the transaction's own timeout above it, the broker cannot end a transaction
 # that this side still believes in.
 CALL_TIMEOUT_S = 5.0
+# What a call that keeps its timeout may need on top of it.
+OVERRUN_S = 1.0
 SWEPT = "headrace-swept"
 # Which of them comes depends on the broker's version and on the call that meets it.
 FENCED = (
@@ -37,6 +40,10 @@ FENCED = (
 
 class ChannelBroken(HeadraceError):
     """The replica cannot go on; its successor takes over from what is committed."""
+
+
+class Hung(KafkaException):
+    """A call of the client does not return; its producer is left behind with it."""
 
 
 class Outgoing(NamedTuple):
@@ -78,6 +85,8 @@ class SlotProducer:
         self.slot = slot
         self._counts = counts
         self._renewals: list[float] = []
+        self._calls: TimedCalls[None] = TimedCalls(CALL_TIMEOUT_S + OVERRUN_S)
+        self._sent = 0
         self._producer = self._new()
 
     def transact(
@@ -95,7 +104,7 @@ class SlotProducer:
         for record in outgoing:
             self._produce(record)
         # Asked for each time: every rebalance changes it.
-        self._producer.send_offsets_to_transaction(list(offsets), generation(), CALL_TIMEOUT_S)
+        self._send_offsets(self._producer, list(offsets), generation())
         self._producer.commit_transaction(CALL_TIMEOUT_S)
 
     def end(self, error: KafkaError) -> None:
@@ -126,6 +135,25 @@ class SlotProducer:
             else:
                 return
 
+    def _send_offsets(
+        self, producer: Producer, offsets: list[TopicPartition], generation: object
+    ) -> None:
+        """The one call that ignores its timeout where the coordinator's connection was lost (librdkafka#5456).
+
+        Made in a thread of its own, so that a new producer fences the one that hangs; that one's thread ends with its call.
+        """
+        self._sent += 1
+        try:
+            self._calls(
+                f"send_offsets {self._sent}",
+                lambda: producer.send_offsets_to_transaction(offsets, generation, CALL_TIMEOUT_S),
+                lambda: None,
+            )
+        except Overran as overran:
+            self._counts["calls_hung"] += 1
+            why = f"send_offsets_to_transaction hangs: {overran}"
+            raise Hung(KafkaError(KafkaError._TIMED_OUT, why)) from overran  # noqa: SLF001
+
     def _aborted(self) -> bool:
         try:
             self._producer.abort_transaction(CALL_TIMEOUT_S)
@@ -153,8 +181,9 @@ class SlotProducer:
             try:
                 return self._started()
             except KafkaException as error:
-                # Another replica took the slot's id while this one started: as good a reason for a new start as any later.
-                if error.args[0].code() not in FENCED:
+                # Another replica took the slot's id while this one started, or its start hangs: as good a reason for a new
+                # one as any later.
+                if not isinstance(error, Hung) and error.args[0].code() not in FENCED:
                     raise self._broken("a transactional producer", str(error.args[0])) from error
                 self._count_renewal(str(error.args[0]))
 
@@ -190,9 +219,7 @@ class SlotProducer:
                 # Read-committed readers never see it; whoever reads uncommitted sees a record without a value.
                 producer.produce(topic, partition=partition, headers=[(SWEPT, b"1")])
         # Without a generation, so that it is taken while the group is in motion; it is not to be committed.
-        producer.send_offsets_to_transaction(
-            [TopicPartition(self._topic, 0, 0)], self._anonymous(), CALL_TIMEOUT_S
-        )
+        self._send_offsets(producer, [TopicPartition(self._topic, 0, 0)], self._anonymous())
         producer.flush(CALL_TIMEOUT_S)
         producer.abort_transaction(CALL_TIMEOUT_S)
 

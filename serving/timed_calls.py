@@ -87,7 +87,7 @@ class _Worker(Generic[T]):
         self._returned: list[T] = []
         self._raised: BaseException | None = None
         # A daemon, because it may never end.
-        self.thread = threading.Thread(target=self._run, name="predict", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="timed-call", daemon=True)
         self.thread.start()
 
     def begin(self, call: Callable[[], T]) -> None:
@@ -98,8 +98,9 @@ class _Worker(Generic[T]):
         return self._done.acquire(timeout=within_s)
 
     def outcome(self) -> T:
-        if self._raised is not None:
-            raise self._raised
+        raised, self._raised = self._raised, None
+        if raised is not None:
+            raise raised
         return self._returned.pop()
 
     def leave(self) -> None:
@@ -119,4 +120,6 @@ class _Worker(Generic[T]):
                 self._returned.append(call())
             except BaseException as error:  # noqa: BLE001 - raised again where it was asked for
                 self._raised = error
+            # Whatever it closes over goes with the call, not with the next one.
+            call = self._call = None
             self._done.release()

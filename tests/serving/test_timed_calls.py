@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -60,6 +61,18 @@ def test_a_call_that_cannot_be_ended_is_left_behind_and_the_others_go_on() -> No
     while calls.hanging() and time.monotonic() < deadline_s:
         time.sleep(0.01)
     assert calls("v1", lambda: 4, nothing) == 4
+    calls.close()
+
+
+def test_what_a_call_closes_over_goes_with_it() -> None:
+    class Producer: ...
+
+    calls: TimedCalls[str] = TimedCalls(5.0)
+    producer = Producer()
+    seen = weakref.ref(producer)
+    calls("v1", lambda held=producer: repr(held), nothing)
+    del producer
+    assert seen() is None
     calls.close()
 
 
