@@ -70,7 +70,7 @@ def test_what_a_call_closes_over_goes_with_it() -> None:
     calls: TimedCalls[str] = TimedCalls(5.0)
     producer = Producer()
     seen = weakref.ref(producer)
-    calls("v1", lambda held=producer: repr(held), nothing)
+    calls("v1", lambda held=producer: repr(held), nothing)  # type: ignore[misc]
     del producer
     assert seen() is None
     calls.close()
