@@ -30,11 +30,11 @@ SCORES_DIFFER_MAX = 1e-6
 
 
 class Way(NamedTuple):
-    """A contender: where it takes requests, where it answers, in which process, and how many are a run."""
+    """A contender: where it takes requests, where it answers, in which processes, and how many are a run."""
 
     source: str
     sink: str
-    pid: int | None
+    pids: tuple[int, ...]
     rows: int
 
 
@@ -68,7 +68,7 @@ class Backlogs:
         name = f"{self._name}{next(self._runs)}"
         reader = _reader(self._kafka, way.sink)
         held = _held(self._kafka, name, way)
-        used = None if way.pid is None else Elsewhere(way.pid)
+        used = Elsewhere(*way.pids)
         began_s = time.perf_counter()
         held.commit_transaction(30)
         values: list[bytes] = []
@@ -76,7 +76,7 @@ class Backlogs:
             values += [m.value() or b"" for m in reader.consume(5_000, 0.005) if not m.error()]
         seconds = time.perf_counter() - began_s
         each = PER_ROWS / way.rows
-        run = Run(seconds, 0.0, 0.0) if used is None else used.run(seconds)
+        run = used.run(seconds)
         values += [m.value() or b"" for m in reader.consume(5_000, 0.2) if not m.error()]
         reader.close()
         self._check(name, values, way)

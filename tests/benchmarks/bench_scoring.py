@@ -4,6 +4,8 @@ Ours is the real scorer in a process of its own: validation, rings from Redis, t
 consume → decode → predict → encode → produce in batches as large, at least once. Both once more with batches of one row,
 which in ours is a transaction a request (`batch_bytes_max=1`: a batch holds one record at least). The peers are one Ray
 Serve call an event, plain and with `@serve.batch`. The seconds of a run are those of 1,000 rows.
+
+Then 1, 2 and 4 replicas beside each other, one number of them after the other: they share one group. Four share four partitions.
 """
 
 from __future__ import annotations
@@ -52,6 +54,8 @@ REPEATED = 2 if SMALL else REPEATS
 # Rows of a run.
 BATCH = ServingSettings().batch_rows_max
 BY_BATCH, BY_ONE, BY_CALL = (2_000, 100, 300) if SMALL else (20_000, 500, 2_000)
+REPLICAS = {"ours": 1, "2 replicas": 2, "4 replicas": 4}
+PACKAGES = ("confluent-kafka", "onnxruntime", "ray", "scikit-learn", "skl2onnx")
 PEERS = {"each": "Serve handle", "batched": "@serve.batch"}
 
 
@@ -68,7 +72,7 @@ class Rig:
 class Made(NamedTuple):
     """A model: its folder's parent, and what a process by hand is told."""
 
-    kind: str
+    name: str
     models: Path
     work: Work
 
@@ -119,8 +123,8 @@ def _filled(stores: StoreSettings) -> tuple[float, ...]:
     return tuple(read.tolist())
 
 
-def made(rig: Rig, kind: str) -> tuple[Made, list[float]]:
-    """The model on disk, and what it says to the requests."""
+def made(rig: Rig, kind: str, name: str) -> tuple[Made, list[float]]:
+    """A model of a kind on disk, under a name, and what it says to the requests."""
     asked = [
         Asked(
             r.request_id,
@@ -132,43 +136,49 @@ def made(rig: Rig, kind: str) -> tuple[Made, list[float]]:
         )
         for r in requests(BY_BATCH, "made")
     ]
-    models = rig.folder / kind
+    models = rig.folder / name
     models.mkdir()
     rows = matrix(asked, rig.features)
     folder = model_folders.write(models, VERSION, model=KINDS[kind](rows))
     work = Work(str(folder / "model.onnx"), rig.features)
-    return Made(kind, models, work), ByHand(work).scores(rows).tolist()
+    return Made(name, models, work), ByHand(work).scores(rows).tolist()
 
 
 @contextmanager
-def ours(rig: Rig, model: Made, *, rows: int) -> Iterator[Way]:
-    """The scorer, with batches of one row or by default."""
+def ours(rig: Rig, model: Made, *, rows: int, replicas: int = 1) -> Iterator[Way]:
+    """So many scorers, with batches of one row or by default."""
     bounds = {"batch_bytes_max": 1} if rows == 1 else {}
     serving = ServingSettings(models_dir=str(model.models), **bounds)
-    sections = {"kafka": rig.kafka, "stores": rig.stores, "serving": serving}
-    told = rig.folder / "scorer.json"
-    dumped = {name: section.model_dump(mode="json") for name, section in sections.items()}
-    told.write_text(json.dumps({"case": CASE, "slot": 0} | dumped))
-    command = ["tests.serving.scorer_process", str(told)]
-    worker = Worker("scorer", rig.folder / "scorer.log", command)
+    workers = [_scorer(rig, serving, slot) for slot in range(replicas)]
     try:
         size = BY_ONE if rows == 1 else BY_BATCH
-        yield Way(f"{CASE}.requests", f"{CASE}.results", worker.process.pid, size)
+        pids = tuple(worker.process.pid for worker in workers)
+        yield Way(f"{CASE}.requests", f"{CASE}.results", pids, size)
     finally:
-        worker.stop()
+        for worker in workers:
+            worker.stop()
+
+
+def _scorer(rig: Rig, serving: ServingSettings, slot: int) -> Worker:
+    sections = {"kafka": rig.kafka, "stores": rig.stores, "serving": serving}
+    told = rig.folder / f"scorer{slot}.json"
+    dumped = {name: section.model_dump(mode="json") for name, section in sections.items()}
+    told.write_text(json.dumps({"case": CASE, "slot": slot} | dumped))
+    command = ["tests.serving.scorer_process", str(told)]
+    return Worker("scorer", rig.folder / f"scorer{slot}.log", command)
 
 
 @contextmanager
 def limit(rig: Rig, model: Made, *, rows: int) -> Iterator[Way]:
     """By hand."""
-    source, sink = f"{model.kind}.bare{rows}.in", f"{model.kind}.bare{rows}.out"
+    source, sink = f"{model.name}.bare{rows}.in", f"{model.name}.bare{rows}.out"
     create(rig.kafka, source, sink)
     command = [sys.executable, "-m", "tests.benchmarks.bare_scoring", rig.kafka.bootstrap_servers]
     child = subprocess.Popen(
         [*command, source, sink, str(rows), model.told], cwd=ROOT, env=_environment()
     )
     try:
-        yield Way(source, sink, child.pid, BY_ONE if rows == 1 else BY_BATCH)
+        yield Way(source, sink, (child.pid,), BY_ONE if rows == 1 else BY_BATCH)
     finally:
         child.kill()
         child.wait()
@@ -178,8 +188,7 @@ def limit(rig: Rig, model: Made, *, rows: int) -> Iterator[Way]:
 def peers(rig: Rig, model: Made) -> Iterator[dict[str, Way]]:
     """Ray Serve, both ways; returns when they run."""
     ways = {
-        way: Way(f"{model.kind}.{way}.in", f"{model.kind}.{way}.out", None, BY_CALL)
-        for way in PEERS
+        way: Way(f"{model.name}.{way}.in", f"{model.name}.{way}.out", (), BY_CALL) for way in PEERS
     }
     names = [name for way in ways.values() for name in (way.source, way.sink)]
     create(rig.kafka, *names)
@@ -204,7 +213,7 @@ def _environment() -> dict[str, str]:
 @pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("kind", KINDS)
 def test_bench_scoring(rig: Rig, kind: str) -> None:
-    model, expected = made(rig, kind)
+    model, expected = made(rig, kind, kind)
     backlogs = Backlogs(rig.kafka, kind, expected)
     runs: dict[int, dict[str, list[Run]]] = {}
     for rows in (BATCH, 1):
@@ -222,9 +231,25 @@ def test_bench_scoring(rig: Rig, kind: str) -> None:
     _record(f"scoring, {kind}, one by one, 1,000 rows", runs[1] | each)
 
 
+@pytest.mark.timeout(1_200)
+def test_bench_replicas(rig: Rig) -> None:
+    model, expected = made(rig, "trees", "replicas")
+    backlogs = Backlogs(rig.kafka, model.name, expected)
+    runs: dict[str, list[Run]] = {}
+    for name, replicas in REPLICAS.items():
+        with ours(rig, model, rows=BATCH, replicas=replicas) as way:
+            runs |= race({name: backlogs.contender(way)}, REPEATED)
+    with limit(rig, model, rows=BATCH) as way:
+        runs |= race({"limit": backlogs.contender(way)}, REPEATED)
+    note = f"rows a second: {_rates(runs)}; one after the other, not by turns; two cores"
+    record(row("f", "scoring, trees, replicas, 1,000 rows", runs, PACKAGES, note))
+
+
 def _record(name: str, runs: dict[str, list[Run]]) -> None:
     """With the rows a second of each."""
-    rates = ", ".join(f"{one} {1e6 / shown_ms(of):,.0f}" for one, of in runs.items())
-    packages = ("confluent-kafka", "onnxruntime", "ray", "scikit-learn", "skl2onnx")
-    note = f"rows a second: {rates}; CPU and memory of the peers are not counted; no GPU"
-    record(row("f", name, runs, packages, note))
+    note = f"rows a second: {_rates(runs)}; CPU and memory of the peers are not counted; no GPU"
+    record(row("f", name, runs, PACKAGES, note))
+
+
+def _rates(runs: dict[str, list[Run]]) -> str:
+    return ", ".join(f"{one} {1e6 / shown_ms(of):,.0f}" for one, of in runs.items())

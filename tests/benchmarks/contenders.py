@@ -50,20 +50,20 @@ def _peak_mb() -> float:
 
 
 class Elsewhere:
-    """What another process has used since this was made; for work that is only asked for here."""
+    """What other processes have used since this was made; for work that is only asked for here."""
 
-    def __init__(self, pid: int) -> None:
-        self._process = psutil.Process(pid)
+    def __init__(self, *pids: int) -> None:
+        self._processes = [psutil.Process(pid) for pid in pids]
         self._cpu_began_s = self._cpu_s()
 
     def run(self, seconds: float) -> Run:
         """Up to now; the clock may have stopped earlier, after `seconds`."""
-        held_mb = self._process.memory_info().rss / 2**20
+        held_mb = sum(process.memory_info().rss for process in self._processes) / 2**20
         return Run(seconds, self._cpu_s() - self._cpu_began_s, held_mb)
 
     def _cpu_s(self) -> float:
-        times = self._process.cpu_times()
-        return float(times.user + times.system)
+        times = [process.cpu_times() for process in self._processes]
+        return float(sum(spent.user + spent.system for spent in times))
 
 
 def race(contenders: Mapping[str, Contender], repeats: int = REPEATS) -> dict[str, list[Run]]:
