@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from features.state_cost import tile_life_s
 from features.views import Handover, KeyType, Layout, Partial, View
-from pipelines import distinct_function
+from pipelines import distinct_function, pace
 from pipelines.settings import FlinkSettings
 from pipelines.sql_names import SqlRefused, literal, quoted, topic_name
 from pipelines.tile_query import BASE, SOURCE, has_base, reads_place, tile_query
@@ -130,6 +130,7 @@ def _options(view: View, flink: FlinkSettings) -> dict[str, str]:
 
 def _source_table(view: View, kafka: KafkaSettings, handover: Handover | None) -> str:
     made = view.row_sql.columns if view.row_sql else {}
+    waits = pace.of([view])
     columns = {k.name: _KEY_TYPES[k.type] for k in view.join_keys if k.name not in made}
     columns["event_time_ms"] = "BIGINT"
     columns[view.event_id_field] = "STRING"
@@ -144,7 +145,8 @@ def _source_table(view: View, kafka: KafkaSettings, handover: Handover | None) -
         "properties.group.id": topic_name(view.topic_out),
         # Only committed records exist: what the intake took back was never there.
         "properties.isolation.level": "read_committed",
-        "properties.fetch.max.wait.ms": "5",
+        "properties.fetch.max.wait.ms": str(waits.fetch_ms),
+        "properties.fetch.min.bytes": str(waits.fetch_bytes),
         # State is rebuilt from here where no checkpoint is restored; the group's offsets are for the eye only.
         **_startup(view, handover),
         "format": "json",
@@ -214,9 +216,7 @@ def _sink_table(view: View, layout: Layout, kafka: KafkaSettings) -> str:
         **_client_options(kafka),
         # Whole tiles are idempotent; exactly once would show them only at the next checkpoint.
         "sink.delivery-guarantee": "at-least-once",
-        # Kafka's own default. At 1 and at a thousand events a second each sink sends nearly as many requests; what
-        # that costs the broker, all others wait for.
-        "properties.linger.ms": "5",
+        "properties.linger.ms": str(pace.of([view]).linger_ms),
         "key.format": "json",
         "value.format": "json",
     }

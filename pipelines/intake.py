@@ -18,6 +18,7 @@ import structlog
 from features import plan_files
 from features.lateness import Lateness
 from features.views import Plan, PlanUnreadable
+from pipelines.pace import COPIES, PROMPT
 from pipelines.transactions import Outgoing, Slot, TransactionalPipe
 from pipelines.transactions import run as run_pipe
 from schemas import topics
@@ -156,6 +157,7 @@ def run(
     applied = _Applied(plan_path, lateness)
     intake = Intake(contracts, copied, lateness)
     pipe = TransactionalPipe(kafka, slot)
+    waits = COPIES if copied else PROMPT
     reported_s = 0.0
 
     def committed() -> None:
@@ -169,6 +171,6 @@ def run(
 
     applied.look()
     try:
-        run_pipe(pipe, intake.transform, committed, ctx.stop)
+        run_pipe(pipe, intake.transform, committed, ctx.stop, waits.transaction_s)
     finally:
         pipe.close()

@@ -16,6 +16,7 @@ from features import plan_files
 from features.rings import Rings
 from features.settings import StoreSettings
 from features.views import View
+from pipelines import pace
 from pipelines.held_offsets import HeldOffsets
 from pipelines.polling import START_TIMEOUT_S, close, consumer_config, next_offsets, poll
 from pipelines.ring_writer import RingWriter
@@ -38,7 +39,15 @@ class _Loop:
     ) -> None:
         self._rings = rings
         group, mine = f"{ctx.case}.materializer", [view.topic_out for view in views]
-        self._consumer = Consumer(consumer_config(kafka, group, slot=f"{group}.0", topics=mine))
+        self._consumer = Consumer(
+            consumer_config(
+                kafka,
+                group,
+                slot=f"{group}.0",
+                topics=mine,
+                fetch_bytes=pace.of(views).fetch_bytes,
+            )
+        )
         self.writer = RingWriter(views, rings)
         # Where reading stands: the group's offsets are behind it, by what the store may still lose.
         self._positions: dict[tuple[str, int], int] = {}

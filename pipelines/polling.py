@@ -32,7 +32,12 @@ class SlotTaken(HeadraceError):
 
 
 def consumer_config(
-    kafka: KafkaSettings, group: str, *, slot: str | None = None, topics: Sequence[str] = ()
+    kafka: KafkaSettings,
+    group: str,
+    *,
+    slot: str | None = None,
+    topics: Sequence[str] = (),
+    fetch_bytes: int = 1,
 ) -> dict[str, object]:
     """A consumer that reads committed records, commits nothing by itself and waits for nobody.
 
@@ -43,6 +48,7 @@ def consumer_config(
             of waiting for the end of its session.
         topics: What a static member will subscribe to. They are part of its name: the broker gives a static member that
             comes back its old assignment without looking at what it asks for now.
+        fetch_bytes: A fetch is answered once there is as much, or after 50 ms.
     """
     membership: dict[str, object] = {}
     if slot:
@@ -60,6 +66,7 @@ def consumer_config(
         ),
         **membership,
         "fetch.wait.max.ms": 50,
+        "fetch.min.bytes": fetch_bytes,
         "fetch.error.backoff.ms": 20,
     }
 

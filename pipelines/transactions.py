@@ -26,6 +26,7 @@ from confluent_kafka import (
     Producer,
 )
 
+from pipelines.pace import PROMPT
 from pipelines.polling import (
     START_TIMEOUT_S,
     consumer_config,
@@ -44,9 +45,6 @@ TRANSACTION_TIMEOUT_MS = 8_000
 # Longer than the broker keeps a transaction open: an answer that has not come by then will not come.
 CALL_TIMEOUT_S = 10.0
 RETRY_PAUSE_S = 0.2
-# A transaction costs the broker a dozen requests and writes, whatever is in it, which all others wait for. A lone record
-# does not wait; one that comes right behind it does.
-PACE_S = 0.01
 
 log = structlog.get_logger()
 
@@ -190,15 +188,19 @@ class TransactionalPipe:
 
 
 def run(
-    pipe: TransactionalPipe, transform: Transform, committed: Callable[[], None], stop: Event
+    pipe: TransactionalPipe,
+    transform: Transform,
+    committed: Callable[[], None],
+    stop: Event,
+    apart_s: float = PROMPT.transaction_s,
 ) -> None:
-    """Move batches until `stop` is set; `committed` is called after each transaction and after each idle poll.
+    """Move batches until `stop` is set; they begin at least `apart_s` apart.
 
-    `transform` must not fail on any record: what it cannot accept is a dead letter, not an exception.
+    `committed` is called after each transaction and after each idle poll. `transform` must not fail on any record: what it cannot accept is a dead letter, not an exception.
     """
     began_s = 0.0
     while not stop.is_set():
-        stop.wait(max(0.0, began_s + PACE_S - time.monotonic()))
+        stop.wait(max(0.0, began_s + apart_s - time.monotonic()))
         batch = pipe.poll(0.2)
         began_s = time.monotonic()
         if batch:

@@ -24,6 +24,7 @@ CREATE TEMPORARY TABLE `source` (
   'properties.group.id' = 'features.levels.66f9afd0',
   'properties.isolation.level' = 'read_committed',
   'properties.fetch.max.wait.ms' = '5',
+  'properties.fetch.min.bytes' = '1',
   'scan.startup.mode' = 'earliest-offset',
   'format' = 'json',
   'json.ignore-parse-errors' = 'true'

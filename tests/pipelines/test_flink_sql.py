@@ -50,6 +50,19 @@ def test_the_text_is_the_golden_one(handover: Handover | None, golden: str) -> N
     assert text == (GOLDEN / golden).read_text(encoding="utf-8")
 
 
+def test_copies_of_requests_wait_for_each_other_and_streams_do_not() -> None:
+    streamed, copied = (
+        job(msgspec.structs.replace(_view(), origin_offsets=own), KAFKA, FLINK)
+        for own in (False, True)
+    )
+    for name, pick in (("linger.ms", 1), ("fetch.max.wait.ms", 0), ("fetch.min.bytes", 0)):
+        waits = [
+            int(compiled.tables[pick].split(f"'properties.{name}' = '")[1].split("'")[0])
+            for compiled in (streamed, copied)
+        ]
+        assert waits[0] < waits[1], name
+
+
 def test_each_insert_has_a_sink_whose_primary_key_is_its_group_by() -> None:
     compiled = job(_view(), KAFKA, FLINK)
     assert len(compiled.tables) == 1 + len(compiled.inserts) == 3
