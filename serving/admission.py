@@ -23,6 +23,7 @@ from serving.gate import Requirement, gate
 from serving.manifest import ModelRefused
 from serving.registry import Registry, UnknownVersion
 from serving.releases import promoted, rolled_back, with_canary
+from serving.resamples import interval
 from serving.runtime import ModelFailed
 from serving.trial import Trial, trial
 
@@ -146,9 +147,9 @@ def judge(
     try:
         tried = trial(candidate, release, registry, stores)
     except (ModelRefused, UnknownVersion, ModelFailed) as error:
-        tried, admitted, reason = Trial({}, {}, 0), False, str(error)
+        tried, admitted, reason = Trial(), False, str(error)
     else:
-        admitted, reason = gate(tried.champion, tried.candidate, requirements)
+        admitted, reason = gate(tried.champion, tried.candidate, requirements, tried.differences)
     return Verdict(
         event_id=verdict_id(candidate),
         event_time_ms=candidate.event_time_ms,
@@ -161,6 +162,7 @@ def judge(
         candidate=version,
         champion_metrics=_finite(tried.champion),
         candidate_metrics=_finite(tried.candidate),
+        intervals={name: interval(drawn) for name, drawn in tried.differences.items()},
         rows=tried.rows,
         reason=reason,
     )

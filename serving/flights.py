@@ -21,6 +21,9 @@ GATE = (
     Requirement("auc", better="higher", bound=0.70),
     Requirement("log_loss", better="lower"),
     Requirement("brier", better="lower"),
+    # With every number a little wrong, and with the input that it needs most missing: about as good as the champion.
+    Requirement("auc_jittered", better="higher", margin=-0.01),
+    Requirement("auc_without_one", better="higher", margin=-0.05),
 )
 
 # Who answers for a model that cannot.
