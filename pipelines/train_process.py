@@ -11,11 +11,15 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from features.settings import StoreSettings
+from schemas import usecase
+
+if TYPE_CHECKING:
+    from pipelines.training_set import TrainingSet
 
 NICENESS = 10
 # What sklearn, numpy and DuckDB would take from the cores that score.
@@ -23,7 +27,10 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class Job(BaseModel):
-    """What to train: a version on requests of `[since_ms, until_ms)`, by the use case's `train` if not told otherwise."""
+    """What to train: a version on requests of `[since_ms, until_ms)`, by the use case's `train` if not told otherwise.
+
+    With `accept_data`, rows are not compared with those of the last version: a person has looked at them.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,6 +41,7 @@ class Job(BaseModel):
     until_ms: int
     order_id: str | None = None
     estimator: str | None = None
+    accept_data: bool = False
 
 
 class Line(BaseModel):
@@ -51,17 +59,14 @@ def main() -> int:
     job = Job.model_validate(json.loads(sys.stdin.buffer.readline()))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Heavy imports only now: the parent's death is already watched.
-    from features.views import Plan  # noqa: PLC0415
     from pipelines import training  # noqa: PLC0415
     from schemas.errors import HeadraceError  # noqa: PLC0415
 
+    models_dir = Path(job.models_dir)
     try:
-        _say("progress", "reading the lake and computing features as of each request")
-        plan = Plan.load(job.stores.plan_path)
-        made = training.training_set(job.case, plan, job.stores, job.since_ms, job.until_ms)
         built = training.build(
-            made,
-            Path(job.models_dir),
+            _rows(job, models_dir),
+            models_dir,
             estimator_name=job.estimator,
             order_id=job.order_id,
             progress=lambda text: _say("progress", text),
@@ -71,6 +76,28 @@ def main() -> int:
         return 1
     _say("built", built.version)
     return 0
+
+
+def _rows(job: Job, models_dir: Path) -> TrainingSet:
+    """The rows, from the lake or as an attempt before this one has kept them; checked against the last good ones."""
+    from features.views import Plan  # noqa: PLC0415
+    from pipelines import training_checks, training_work  # noqa: PLC0415
+    from pipelines.training_set import training_set  # noqa: PLC0415
+
+    plan = Plan.load(job.stores.plan_path)
+    folder = training_work.place(models_dir, job.case, job.order_id) if job.order_id else None
+    rows = training_work.kept(folder, plan) if folder else None
+    if rows is not None:
+        _say("progress", "going on with the rows of an earlier attempt")
+    else:
+        _say("progress", "reading the lake and computing features as of each request")
+        rows = training_set(job.case, plan, job.stores, job.since_ms, job.until_ms)
+        if folder:
+            training_work.keep(folder, rows)
+    if not job.accept_data:
+        last = training_checks.LastGood.of(models_dir, str(usecase.load("schemas", job.case).MODEL))
+        training_checks.refuse_unlike(rows, last, training_checks.checks_of(job.case))
+    return rows
 
 
 def _say(kind: Literal["progress", "built", "failed"], text: str) -> None:

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING
 import structlog
 from pydantic import ValidationError
 
+from pipelines import training_work
 from pipelines.train_process import ONE_THREAD, Job, Line
 from schemas import manifest, usecase
 from schemas.control import Candidate, RetrainingOrder
@@ -200,6 +201,7 @@ def _candidate(
         version, error = train(job, pipelines, ctx)
         if version is None and error is None:
             return None
+        training_work.forget(training_work.place(models_dir, ctx.case, order.event_id))
         if version is None:
             return _answer(order, model, error=error)
         built = Manifest.read(models_dir / model / version)

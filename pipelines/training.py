@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from pipelines import estimators
+from pipelines.model_card import card
 from pipelines.onnx_model import Classifier, Matrix, convert, verify
 from pipelines.training_set import Labels, Rows, TrainingRefused, TrainingSet, training_set
 from schemas import manifest, usecase
 from schemas.manifest import (
+    CARD_FILE,
     HOLDOUT_FILE,
     MODEL_FILE,
     REFERENCE_FILE,
@@ -81,8 +83,11 @@ def build(
         (folder / MODEL_FILE).write_bytes(model.SerializeToString())
         pq.write_table(_reference(training, estimator, use_case.SEED), folder / REFERENCE_FILE)
         pq.write_table(_holdout(training), folder / HOLDOUT_FILE)
-        draft = _manifest(training, use_case, name, estimator, metrics, order_id, folder)
-        return manifest.place(draft, folder, models_dir)
+        draft = _manifest(training, use_case, name, estimator, metrics, order_id)
+        reliance = _reliance(training, estimator, metrics["auc"], use_case.SEED)
+        (folder / CARD_FILE).write_text(card(draft, reliance), encoding="utf-8")
+        files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
+        return manifest.place(draft.model_copy(update={"files": files}), folder, models_dir)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -95,6 +100,22 @@ def measure(labels: Labels, scores: NDArray[np.float64]) -> dict[str, float]:
         "brier": float(brier_score_loss(labels, scores)),
         "rows": float(len(labels)),
     }
+
+
+def _reliance(
+    training: TrainingSet, estimator: Classifier, auc: float, seed: int
+) -> dict[str, float]:
+    """Input → held-out AUC lost where its values are shuffled among the rows (Breiman: Random Forests, 2001)."""
+    generator = np.random.default_rng(seed)
+    rows = training.holdout
+    lost = {}
+    for index, name in enumerate(training.inputs):
+        shuffled = rows.matrix.copy()
+        shuffled[:, index] = generator.permutation(shuffled[:, index])
+        lost[name] = auc - float(
+            roc_auc_score(rows.labels, estimator.predict_proba(shuffled)[:, 1])
+        )
+    return lost
 
 
 def _reference(training: TrainingSet, estimator: Classifier, seed: int) -> pa.Table:
@@ -134,9 +155,8 @@ def _manifest(
     estimator: Classifier,
     metrics: dict[str, float],
     order_id: str | None,
-    folder: Path,
 ) -> Manifest:
-    """All but the version, which is known only when the folder has its name."""
+    """All but the version, which is known only when the folder has its name, and the files, which are not all there yet."""
     parameters = {k: v for k, v in estimator.get_params().items() if _plain(v)}
     lock = PROJECT / "requirements.lock"
     return Manifest(
@@ -163,7 +183,7 @@ def _manifest(
         created_ms=time.time_ns() // 1_000_000,
         order_id=order_id,
         estimator=name,
-        files={path.name: file_digest(path) for path in sorted(folder.iterdir())},
+        files={},
     )
 
 

@@ -4,6 +4,7 @@
 <models_dir>/<model>/<version>/
 ├── model.onnx          input `input` float32 [rows, inputs]; score = probability of class 1
 ├── manifest.json       this
+├── card.md             what a person should know of it
 ├── reference.parquet   up to 5,000 training rows: inputs, `score`, `label` (the reference of drift)
 └── holdout.parquet     the held-out rows: inputs, `label`, `request_id`, `event_time_ms`
 ```
@@ -24,6 +25,7 @@ from schemas.errors import HeadraceError
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
+CARD_FILE = "card.md"
 REFERENCE_FILE = "reference.parquet"
 HOLDOUT_FILE = "holdout.parquet"
 # Of a use case that gives its estimators no names.

@@ -11,8 +11,8 @@ from schemas.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, file_digest, f
 
 __all__ = ["Manifest", "ModelRefused", "digest", "read", "verify"]
 
-# ONNX may keep large weights beside the graph; no other suffix has a reason to be in a model folder.
-SUFFIXES = frozenset({".onnx", ".json", ".parquet", ".data"})
+# ONNX may keep large weights beside the graph, and a card is for people; no other suffix has a reason to be in a model folder.
+SUFFIXES = frozenset({".onnx", ".json", ".parquet", ".data", ".md"})
 _DETAIL_CHARS_MAX = 200
 _TRAIN_AGAIN = (
     "Do not mend the folder: train again, or copy the version anew from where it was made."

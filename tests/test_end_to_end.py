@@ -98,6 +98,7 @@ def test_every_served_value_is_explained(summary: dict[str, Any]) -> None:
         "up",
         "status --json",
         "models list",
+        "models card v0001",
         "release list",
         "release pin --key N14228 v0001",
         "release pin --key N14228 --off",

@@ -1,4 +1,4 @@
-"""`headrace models train | list | quantize`."""
+"""`headrace models train | list | card | quantize`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from infra.commands.models_card import card
 from infra.commands.models_quantize import quantize
 from infra.json_print import print_json
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from schemas.manifest import Manifest
 
 app = typer.Typer(name="models", no_args_is_help=True)
+app.command("card")(card)
 app.command("quantize")(quantize)
 
 CASE = typer.Option("", "--case", help="The use case; the settings' own if not given.")
@@ -34,6 +36,9 @@ def train(
     since: str = typer.Option("", "--since", help="From this event time on: ISO, or 30d ago."),
     until: str = typer.Option("", "--until", help="Up to this event time: the same."),
     *,
+    accept_data: bool = typer.Option(
+        False, "--accept-data", help="Even where rows are unlike those of the last version."
+    ),
     as_json: bool = typer.Option(False, "--json", help="As JSON."),
 ) -> None:
     """Fit a version on what the lake knows, as a retraining would. It is not released: that is `headrace release`.
@@ -50,7 +55,7 @@ def train(
     from schemas.manifest import Manifest
 
     settings = Settings.load(**({"case": case} if case else {}))
-    job = _job(settings, estimator, since, until)
+    job = _job(settings, estimator, since, until).model_copy(update={"accept_data": accept_data})
     began_s = time.monotonic()
     version = _trained(settings, job)
     took_s = time.monotonic() - began_s

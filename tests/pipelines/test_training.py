@@ -9,33 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import training
-from pipelines.training_set import Rows, TrainingSet
+from pipelines.training_set import TrainingSet
 from schemas.manifest import Manifest, contract_digest, file_digest, next_version, versions
-
-INPUTS = ("scheduled_hour", "view__mean")
-
-
-def rows(count: int, since_ms: int, seed: int) -> Rows:
-    rng = np.random.default_rng(seed)
-    matrix = rng.normal(size=(count, len(INPUTS))).astype(np.float32)
-    labels = matrix[:, 0] + rng.normal(size=count) > 0
-    ids = np.array([f"r-{since_ms}-{i}" for i in range(count)], dtype=object)
-    return Rows(matrix, labels, since_ms + np.arange(count, dtype=np.int64), ids)
+from tests.pipelines import training_rows
+from tests.pipelines.training_rows import INPUTS
 
 
 @pytest.fixture(scope="module")
 def made() -> TrainingSet:
-    return TrainingSet(
-        case="flights",
-        service="flights_v1",
-        inputs=INPUTS,
-        train=rows(6_000, 1_000, seed=1),
-        holdout=rows(1_000, 100_000, seed=2),
-        since_ms=1_000,
-        until_ms=200_000,
-        definitions={"view": "0123456789abcdef"},
-        snapshots={"flights_requests": 42},
-    )
+    return training_rows.training_set()
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +41,17 @@ def test_the_folder_is_what_its_manifest_says(models: Path, made: TrainingSet) -
     assert 0.8 < said.metrics["auc"] < 0.85
     assert said.seed == said.parameters["random_state"]
     assert len(said.lock) == 64
+
+
+def test_its_card_says_what_it_was_trained_on_and_what_it_leans_on(models: Path) -> None:
+    text = (models / "flights" / "v0001" / "card.md").read_text(encoding="utf-8")
+    assert text.startswith("# flights, fitted as `default`")
+    assert "6,000 rows" in text
+    assert "table `flights_requests`, snapshot 42" in text
+    leans = [line for line in text.splitlines() if line.startswith("- `")]
+    assert [line.split("`")[1] for line in leans] == list(INPUTS)
+    assert float(leans[0].split()[-1]) > 0.2
+    assert abs(float(leans[1].split()[-1])) < 0.02
 
 
 def test_reference_and_hold_out_are_as_promised(models: Path, made: TrainingSet) -> None:

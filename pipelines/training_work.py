@@ -1,0 +1,92 @@
+"""The rows of a training under way, kept until its version is finished: after kill -9 they are not read a second time.
+
+Reading the lake and computing features as of each request is what takes long; a fit is a matter of seconds and starts anew, from
+the same rows and the same seed, to the same model. What is kept belongs to one order, and to the definitions of its
+time: under others it is thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.training_set import Rows, TrainingSet
+from schemas import usecase
+
+if TYPE_CHECKING:
+    from features.views import Plan
+
+FOLDER = ".work"
+SET_FILE = "set.json"
+PARTS = ("train", "holdout")
+
+
+def place(models_dir: Path, case: str, order_id: str) -> Path:
+    """Where the rows of an order are kept; hidden from whoever lists versions."""
+    return models_dir / str(usecase.load("schemas", case).MODEL) / FOLDER / order_id
+
+
+def keep(folder: Path, training: TrainingSet) -> None:
+    """Keep the rows, all of them or none."""
+    draft = folder.with_name(f".{uuid4().hex}")
+    draft.mkdir(parents=True)
+    for part in PARTS:
+        pq.write_table(_table(getattr(training, part)), draft / f"{part}.parquet")
+    said = {
+        "case": training.case,
+        "service": training.service,
+        "inputs": training.inputs,
+        "since_ms": training.since_ms,
+        "until_ms": training.until_ms,
+        "definitions": dict(training.definitions),
+        "snapshots": dict(training.snapshots),
+    }
+    (draft / SET_FILE).write_text(json.dumps(said), encoding="utf-8")
+    forget(folder)
+    draft.rename(folder)
+
+
+def kept(folder: Path, plan: Plan) -> TrainingSet | None:
+    """The rows that an earlier attempt has kept; None where there are none of these definitions."""
+    if not (folder / SET_FILE).exists():
+        return None
+    said = json.loads((folder / SET_FILE).read_text(encoding="utf-8"))
+    if said["definitions"] != dict(plan.definitions(said["service"])):
+        forget(folder)
+        return None
+    train, holdout = (_rows(pq.read_table(folder / f"{part}.parquet")) for part in PARTS)
+    return TrainingSet(**said | {"inputs": tuple(said["inputs"])}, train=train, holdout=holdout)
+
+
+def forget(folder: Path) -> None:
+    """The version is finished, or will never be."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _table(rows: Rows) -> pa.Table:
+    columns = {str(n): rows.matrix[:, n] for n in range(rows.matrix.shape[1])}
+    return pa.table(
+        {
+            **columns,
+            "label": rows.labels,
+            "event_time_ms": rows.event_time_ms,
+            "request_id": pa.array(rows.request_ids, pa.string()),
+        }
+    )
+
+
+def _rows(table: pa.Table) -> Rows:
+    width = table.num_columns - 3
+    return Rows(
+        np.column_stack([table[str(n)].to_numpy() for n in range(width)]),
+        table["label"].to_numpy(),
+        table["event_time_ms"].to_numpy(),
+        np.array(table["request_id"].to_pylist(), dtype=object),
+    )

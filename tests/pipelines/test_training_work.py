@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from features.views import Plan
+from pipelines import training_work
+from pipelines.training_set import TrainingSet
+from tests.pipelines import training_rows
+
+
+class Applied(Plan, frozen=True):
+    """A plan that holds the definitions of these rows."""
+
+    def definitions(self, service: str) -> dict[str, str]:
+        assert service == "flights_v1"
+        return {"view": "0123456789abcdef"}
+
+
+@pytest.fixture
+def made() -> TrainingSet:
+    return training_rows.training_set()
+
+
+def test_rows_come_back_as_they_were(made: TrainingSet, tmp_path: Path) -> None:
+    folder = training_work.place(tmp_path, "flights", "order-1")
+    assert training_work.kept(folder, Applied()) is None
+    training_work.keep(folder, made)
+    back = training_work.kept(folder, Applied())
+    assert back is not None
+    for part in ("train", "holdout"):
+        one, two = getattr(made, part), getattr(back, part)
+        for name in ("matrix", "labels", "event_time_ms", "request_ids"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+            assert getattr(one, name).dtype == getattr(two, name).dtype
+    assert replace(back, train=made.train, holdout=made.holdout) == made
+    training_work.forget(folder)
+    assert training_work.kept(folder, Applied()) is None
+
+
+def test_half_written_rows_are_none(made: TrainingSet, tmp_path: Path) -> None:
+    folder = training_work.place(tmp_path, "flights", "order-1")
+    training_work.keep(folder, made)
+    (folder / training_work.SET_FILE).unlink()
+    assert training_work.kept(folder, Applied()) is None
+    training_work.keep(folder, made)
+    assert training_work.kept(folder, Applied()) is not None
+
+
+def test_rows_of_other_definitions_are_thrown_away(made: TrainingSet, tmp_path: Path) -> None:
+    folder = training_work.place(tmp_path, "flights", "order-1")
+    training_work.keep(folder, replace(made, definitions={"view": "another"}))
+    assert training_work.kept(folder, Applied()) is None
+    assert not folder.exists()
