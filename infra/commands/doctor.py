@@ -96,6 +96,7 @@ def checks(settings: Settings) -> Iterator[Check]:
         yield _redis()
     yield _disk(settings.data)
     yield _replicas(settings)
+    yield _tiers(settings)
     if not stack.is_running(settings):
         yield _memory()
         yield _ports(settings)
@@ -190,6 +191,25 @@ def _replicas(settings: Settings) -> Check:
         f"at most {requests.partitions} replicas, as many as {requests.name} has partitions",
         f"{name} is {most}, {requests.name} has {requests.partitions} partitions",
         f"One without a partition has nothing to do: lower HEADRACE_SERVING__{name.upper()}, or add partitions.",
+    )
+
+
+def _tiers(settings: Settings) -> Check:
+    from schemas import usecase
+
+    placed = getattr(usecase.load("serving", settings.case), "TIERS", {})
+    known: list[str] = []
+    if placed:
+        from pipelines import estimators
+
+        known = sorted(estimators.estimators(settings.case))
+    strange = sorted(set(placed) - set(known))
+    return Check(
+        "tiers",
+        not strange,
+        f"in TIERS of serving/{settings.case}.py only estimators of pipelines/{settings.case}.py: {', '.join(known)}",
+        f"there is no {', '.join(strange)}" if strange else f"{len(placed)} declared",
+        "An estimator of another name would run on the CPU, in silence: mend the name.",
     )
 
 

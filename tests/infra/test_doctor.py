@@ -11,6 +11,8 @@ from infra.commands import doctor
 from infra.local import process
 from infra.local.endpoints import PortTaken, choose, resolve
 from infra.settings import Settings
+from serving import payments
+from serving.tiers import Tier
 
 
 @pytest.fixture
@@ -40,6 +42,18 @@ def test_a_missing_jdk_and_maven_are_named_with_the_way_to_mend_them(
     assert "make jars" in found["jars"].mend
     with pytest.raises(doctor.MachineLacks, match="java: wanted a JDK"):
         doctor.require(settings)
+
+
+def test_a_tier_of_no_estimator_is_wrong(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_payments = settings.model_copy(update={"case": "payments"})
+    assert named(of_payments)["tiers"].found == "2 declared"
+    monkeypatch.setattr(payments, "TIERS", {"tree": Tier("cpu"), "neural": Tier("gpu", share=0.25)})
+    check = named(of_payments)["tiers"]
+    assert not check.ok
+    assert check.found == "there is no tree"
+    assert "neural, trees" in check.wanted
 
 
 @pytest.mark.parametrize(("version", "ok"), [("1.8.0_402", False), ("11.0.2", False), ("21", True)])
