@@ -32,6 +32,7 @@ VERBS = {
     "models": "Versions: train one, list them, make smaller variants.",
     "release": "Who answers: list, canary, promote, roll back, shadow, pin, rules.",
     "explain": "One decision, whole: request, features, who answered and why, timings, outcome.",
+    "accuracy": "What answers turned out to be worth, by version, route, segment, week.",
     "replay": "Score past decisions again from their logged vectors; print what differs.",
     "audit": "Was every request answered exactly once? Judged from the topics alone.",
     "worker": "Run one of headrace's workers in the foreground.",
