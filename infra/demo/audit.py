@@ -112,6 +112,15 @@ class Audit:
             for order in self._said("control.retraining")
         ]
 
+    def trainings_s(self) -> list[float]:
+        """How long after each order its candidate was there, in seconds."""
+        ordered = {o["event_id"]: int(o["decided_at_ms"]) for o in self._said("control.retraining")}
+        return [
+            (int(c["decided_at_ms"]) - ordered[c["order_id"]]) / 1000
+            for c in self._said("control.candidates")
+            if c["order_id"] in ordered
+        ]
+
     def verdicts(self) -> list[Json]:
         """Every decision of the gate (admit, refuse) and of the guard (promote, roll back)."""
         return [
@@ -136,7 +145,7 @@ class Audit:
 
     def auc(self) -> Json:
         """What the first champion and the promoted one scored, and what the first would have where the other answered."""
-        frame = self._labelled()
+        frame = self.labelled()
         releases = self.releases()
         if frame.empty or not releases:
             return {"champion": None, "promoted": None, "same_window": None}
@@ -146,11 +155,12 @@ class Audit:
         if last != first:
             promoted = frame[(frame.version == last) & (frame.route == "champion")]
             told["promoted"] = _auc_of(promoted, last)
-            rescored = promoted.assign(score=self._rescore(first, promoted))
+            rescored = promoted.assign(score=self.rescored(first, promoted))
             told["same_window"] = _auc_of(rescored, first)
         return told
 
-    def _labelled(self) -> pd.DataFrame:
+    def labelled(self) -> pd.DataFrame:
+        """The answers with a score and an outcome: time, version, route, score, outcome, vector."""
         rows = [
             {
                 "time_ms": r.value["event_time_ms"],
@@ -165,7 +175,8 @@ class Audit:
         ]
         return pd.DataFrame(rows)
 
-    def _rescore(self, version: str, rows: pd.DataFrame) -> NDArray[np.float64]:
+    def rescored(self, version: str, rows: pd.DataFrame) -> NDArray[np.float64]:
+        """What a version says to the vectors of `labelled` rows."""
         import onnxruntime  # noqa: PLC0415 - loaded only where a promoted model is to be compared
 
         folder = next(self._models.glob(f"*/{version}"))

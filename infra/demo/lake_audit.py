@@ -24,11 +24,18 @@ def lake_rows(stores: StoreSettings, case: str) -> dict[str, int]:
     return {name: lake.rows(name) for name in tables}
 
 
-def parity(stores: StoreSettings, plan: Plan, case: str) -> dict[str, Any]:
-    """Recompute every vector that was served, and count equal values and the causes of unequal ones."""
+def parity(
+    stores: StoreSettings, plan: Plan, case: str, since_ms: int | None = None
+) -> dict[str, Any]:
+    """Recompute every vector that was served, and count equal values and the causes of unequal ones.
+
+    With `since_ms`, only of requests from that event time on.
+    """
     service = usecase.load("schemas", case).SERVICE
     lake = Lake(stores)
-    report = compare(plan, service, served_vectors(lake, plan, case, service), lake)
+    report = compare(
+        plan, service, served_vectors(lake, plan, case, service, since_ms=since_ms), lake
+    )
     return {
         **report.counts(),
         "by_feature": {name: dict(counts) for name, counts in report.by_feature.items()},

@@ -43,6 +43,8 @@ SOURCE = "headrace-demo"
 WARM_UP = timedelta(days=2)
 CHAMPION_TRAINED = (date(2013, 1, 1), date(2013, 2, 1))
 SEED = 2013
+# Recomputing what was served takes a second a day.
+PARITY_DAYS = timedelta(days=60)
 
 Json = dict[str, Any]
 
@@ -55,6 +57,7 @@ class Options:
         since, until: The days replayed; everything of 2013 before them is history.
         slice_s: The most event time between the first request of a slice and its last.
         kills: Replicas to kill, at moments drawn from `seed`.
+        year: Also tell what the loop was worth; parity is then of the newest `PARITY_DAYS` only.
     """
 
     since: date = date(2013, 6, 1)
@@ -62,6 +65,11 @@ class Options:
     slice_s: int = 600
     kills: int = 0
     seed: int = SEED
+    year: bool = False
+
+
+# In slices of half an hour the year takes less than half an hour; a request misses at most that much of what came before it.
+YEAR = Options(since=date(2013, 2, 1), until=date(2014, 1, 1), slice_s=1_800, year=True)
 
 
 @dataclass
@@ -140,7 +148,12 @@ def _play(settings: Settings, options: Options, watch: Stopwatch) -> Json:
         with watch.phase("settle", "Waiting for the lake and the loop"):
             settle(settings, answers)
         with watch.phase("audit", "Counting from the topics and the lake"):
-            summary = _audit(settings, replayer, answers)
+            summary = _audit(settings, replayer, answers, options)
+        if options.year:
+            with watch.phase(
+                "worth", "What the loop was worth: the same flights, answered otherwise"
+            ):
+                summary["year"] = _worth(settings, watch.console)
     barrier.close()
     summary["chaos"] = {"seed": options.seed, "killed": killed}
     return summary
@@ -217,7 +230,17 @@ def _with_malformed(
     return merged(events, told), merged(requests, asked)
 
 
-def _audit(settings: Settings, replayer: Replayer, answers: Answers) -> Json:
+def _worth(settings: Settings, console: Console) -> Json:
+    from infra.demo import year  # noqa: PLC0415 - scikit-learn
+
+    plan = Plan.load(settings.stores.plan_path)
+    audit = Audit(settings.kafka, CASE, settings.serving.models_dir)
+    return year.worth(
+        audit, CASE, plan, settings.stores, lambda line: console.print(f"  {line}", highlight=False)
+    )
+
+
+def _audit(settings: Settings, replayer: Replayer, answers: Answers, options: Options) -> Json:
     from infra.demo.lake_audit import lake_rows, parity  # noqa: PLC0415 - DuckDB, PyIceberg
 
     # Of now: a new version of a view may have taken over meanwhile.
@@ -225,11 +248,12 @@ def _audit(settings: Settings, replayer: Replayer, answers: Answers) -> Json:
     audit = Audit(settings.kafka, CASE, settings.serving.models_dir)
     progress = replayer.progress
     verdicts = audit.verdicts()
+    compared_since_ms = history.midnight_ms(options.until - PARITY_DAYS) if options.year else None
     return {
         **audit.counts(),
         "latency_ms": audit.latency_ms(progress.sent_at, answers.arrivals),
         "readable_after_ms": _mean_ms(progress.barrier_s),
-        "parity": parity(settings.stores, plan, CASE),
+        "parity": parity(settings.stores, plan, CASE, compared_since_ms),
         "drift": audit.drift(),
         "retrainings": len(audit.retrainings()),
         "retraining": audit.retrainings(),

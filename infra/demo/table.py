@@ -59,6 +59,7 @@ def _rows(summary: Json) -> list[tuple[str, str]]:
         ),
         *_control(summary),
         *(("auc", line) for line in _auc(summary["auc"])),
+        *(("year", line) for line in year_lines(summary.get("year"))),
         ("lake", _counts(summary["lake"])),
         ("seconds", _counts(summary["seconds"])),
     ]
@@ -106,6 +107,23 @@ def _auc(auc: Json) -> list[str]:
     if not auc["promoted"]:
         told.append("nothing was promoted: the champion won")
     return told
+
+
+def year_lines(year: Json | None) -> list[str]:
+    """A line a month, then what each way has cost."""
+    if year is None:
+        return []
+    ways = ("loop", "never", "monthly")
+    lines = ["month     flights   late    loop   never  monthly"]
+    lines += [
+        f"{m['month']} {m['flights']:9,} {m['late']:6.1%}"
+        f" {m['loop']:7.4f} {m['never']:7.4f} {m['monthly']:8.4f}"
+        for m in year["months"]
+    ]
+    mean = year["mean_auc"]
+    lines.append(f"{'mean':24}{mean['loop']:8.4f}{mean['never']:8.4f}{mean['monthly']:9.4f}")
+    costs = [f"{w} {year['trainings'][w]} in {year['training_s'][w]:.0f} s" for w in ways]
+    return [*lines, f"trainings: {', '.join(costs)}"]
 
 
 def _counts(counts: Json) -> str:
