@@ -21,7 +21,7 @@ def demo(
     *,
     keep: bool = typer.Option(False, "--keep", help="Leave the stack up afterwards."),
     chaos: bool = typer.Option(
-        False, "--chaos", help="Kill -9 a scorer replica in the midst of it."
+        False, "--chaos", help="Kill -9 a scorer replica and each worker of the loop meanwhile."
     ),
     seed: int = typer.Option(2013, help="Of what is random: malformed events, chaos."),
     since: str = typer.Option("2013-06-01", help="The first day replayed."),
@@ -49,7 +49,7 @@ def demo(
     require(settings)
     console = Console(stderr=as_json)
     days = Options(date.fromisoformat(since), date.fromisoformat(until), slice_s)
-    options = replace(YEAR if year else days, kills=1 if chaos else 0, seed=seed)
+    options = replace(YEAR if year else days, chaos=chaos, seed=seed)
     console.print(f"seed {seed}", highlight=False)
     summary = run(settings, options, console, keep=keep)
     if as_json:

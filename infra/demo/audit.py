@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
+from infra.demo.control_audit import contradictions
 from infra.exactly_once import History, Wrong, check
 from infra.topic_history import asked_of, given_of, refused_of
 from infra.topic_scan import scan
@@ -142,6 +143,10 @@ class Audit:
         fields = ("epoch", "champion", "canary", "canary_share", "reason", "decided_by")
         told = sorted(self._said("control.releases"), key=lambda r: int(r["epoch"]))
         return [{"at": _day(r["event_time_ms"]), **{f: r[f] for f in fields}} for r in told]
+
+    def contradictions(self) -> list[str]:
+        """What does not fit together in the loop's events."""
+        return contradictions({topic: self._said(topic) for topic in self.control})
 
     def auc(self) -> Json:
         """What the first champion and the promoted one scored, and what the first would have where the other answered."""

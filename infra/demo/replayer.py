@@ -77,14 +77,19 @@ class Replayer:
             self._barrier.wait(VISIBLE_TIMEOUT_S)
             self.progress.clock_ms = chunk[-1].time_ms
 
-    def replay(self, slices: Iterable[Slice], between: Callable[[], None]) -> None:
-        """Send every slice; `between` is called after each, on this thread."""
+    def replay(
+        self,
+        slices: Iterable[Slice],
+        between: Callable[[], None],
+        held: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Send every slice; `between` is called after each, and `held` at each turn of waiting, on this thread."""
         waiting: Sequence[Sent] = []
         progress = self.progress
         progress.began = time.monotonic()
         for piece in slices:
             progress.began_ms = progress.began_ms or piece.start_ms
-            self._hold()
+            self._hold(held)
             self._send(piece.events)
             self._barrier.sent(piece.events)
             self._await_answers(waiting)
@@ -97,9 +102,10 @@ class Replayer:
         self._await_answers(waiting)
         progress.replay_s = time.monotonic() - progress.began
 
-    def _hold(self) -> None:
+    def _hold(self, held: Callable[[], None]) -> None:
         began = time.monotonic()
         while self._busy():
+            held()
             time.sleep(0.1)
         self.progress.held_s += time.monotonic() - began
 

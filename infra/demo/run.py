@@ -56,14 +56,14 @@ class Options:
     Attributes:
         since, until: The days replayed; everything of 2013 before them is history.
         slice_s: The most event time between the first request of a slice and its last.
-        kills: Replicas to kill, at moments drawn from `seed`.
+        chaos: Kill a replica and each worker of the loop, at moments drawn from `seed`.
         year: Also tell what the loop was worth; parity is then of the newest `PARITY_DAYS` only.
     """
 
     since: date = date(2013, 6, 1)
     until: date = date(2013, 8, 1)
     slice_s: int = 600
-    kills: int = 0
+    chaos: bool = False
     seed: int = SEED
     year: bool = False
 
@@ -177,15 +177,15 @@ def _replay(
     answers: Answers,
     options: Options,
     console: Console,
-) -> list[int]:
+) -> list[str]:
     timeline = history.load(options.since, options.until)
     events = list(_events(options.since, options.until, timeline))
     requests = [_sent("requests", event) for event in timeline.events("requests")]
     events, requests = _with_malformed(events, requests, options.seed)
     slices = list(cut(events, requests, options.slice_s))
     state = stack.status(settings) or {}
-    chaos = Chaos(options.seed, len(slices), options.kills, int(state["supervisor_pid"]))
-    if options.kills:
+    chaos = Chaos(options.seed, len(slices), int(state["supervisor_pid"]), wanted=options.chaos)
+    if options.chaos:
         console.print(f"  chaos: seed {options.seed}, kills after slices {chaos.moments}")
     with LiveView(console, replayer.progress, answers, len(requests)) as view:
 
@@ -193,8 +193,8 @@ def _replay(
             chaos.after_slice()
             view.update()
 
-        replayer.replay(slices, between)
-    return chaos.killed
+        replayer.replay(slices, between, chaos.while_held)
+    return [f"{kill.victim} (pid {kill.pid})" for kill in chaos.killed]
 
 
 def _events(since: date, until: date, timeline: history.Timeline | None = None) -> Iterator[Sent]:
@@ -260,6 +260,7 @@ def _audit(settings: Settings, replayer: Replayer, answers: Answers, options: Op
         "gate": [v for v in verdicts if v["verdict"] in ("admit", "refuse")],
         "guard": [v for v in verdicts if v["verdict"] in ("promote", "roll_back")],
         "releases": audit.releases(),
+        "contradictions": audit.contradictions(),
         "auc": audit.auc(),
         "lake": lake_rows(settings.stores, CASE),
         "replay": {

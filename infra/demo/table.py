@@ -20,7 +20,8 @@ def failures(summary: Json) -> list[str]:
             summary["parity"]["unexplained"] == 0
         ),
     }
-    return [sentence for sentence, kept in wanted.items() if not kept]
+    broken = [sentence for sentence, kept in wanted.items() if not kept]
+    return [*broken, *summary["contradictions"]]
 
 
 def table(summary: Json) -> Table:
@@ -57,6 +58,7 @@ def _rows(summary: Json) -> list[tuple[str, str]]:
             f"{parity['compared']:,} values, {parity['equal'] / compared:.2%} equal; "
             + ", ".join(f"{cause.replace('_', ' ')} {parity[cause]:,}" for cause in causes),
         ),
+        *(("killed", one) for one in summary["chaos"]["killed"]),
         *_control(summary),
         *(("auc", line) for line in _auc(summary["auc"])),
         *(("year", line) for line in year_lines(summary.get("year"))),
