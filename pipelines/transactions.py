@@ -36,6 +36,7 @@ from pipelines.polling import (
     unavailable,
 )
 from schemas.envelope import Headers
+from schemas.group_offsets import GroupOffsets
 from schemas.settings import KafkaSettings
 from schemas.topics import DEAD_LETTER_BYTES_MAX
 from schemas.unreadable import Unreadable
@@ -88,6 +89,7 @@ class TransactionalPipe:
         self._kafka = kafka
         self._slot = slot
         self._where = f"Kafka at {kafka.bootstrap_servers}"
+        self._offsets = GroupOffsets(CALL_TIMEOUT_S)
         self._producer = self._new_producer()
         self._consumer = Consumer(
             consumer_config(kafka, slot.group, slot=slot.name, topics=slot.topics)
@@ -127,7 +129,7 @@ class TransactionalPipe:
                 )
             # Taken fresh each time: a rebalance changes the generation, and an old one must be refused.
             group = self._consumer.consumer_group_metadata()
-            self._producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT_S)
+            self._offsets.send(self._producer, offsets, group)
             self._producer.commit_transaction(CALL_TIMEOUT_S)
         except (KafkaException, BufferError) as error:
             self._undo(error)

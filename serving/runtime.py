@@ -13,12 +13,12 @@ import structlog
 from features.inputs import input_names
 from schemas import usecase
 from schemas.manifest import MODEL_FILE, contract_digest
+from schemas.timed_calls import Overran, StillHanging, TimedCalls
 from serving import manifest
 from serving.asking import HANGS, TIMEOUT
 from serving.manifest import Manifest, ModelRefused
 from serving.output_contract import Matrix, ModelFailed, Output, OutputContract, Scores
 from serving.tiers import CPU, CUDA, GpuMissing, Placing
-from serving.timed_calls import Overran, StillHanging, TimedCalls
 from serving.warm_up import warm_up
 
 if TYPE_CHECKING:

@@ -32,6 +32,7 @@ from schemas.events import Event
 from schemas.quarantine import dead_letter
 from schemas.results import Status
 from schemas.settings import KafkaSettings
+from schemas.timed_calls import TimedCalls
 from serving import runtime, scoring
 from serving.asking import Asking
 from serving.channel import Channel
@@ -46,7 +47,6 @@ from serving.settings import ServingSettings
 from serving.slot_producer import Outgoing
 from serving.stopwatch import Took
 from serving.tiers import Placing
-from serving.timed_calls import TimedCalls
 
 log = structlog.get_logger()
 

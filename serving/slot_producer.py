@@ -15,9 +15,9 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas.errors import HeadraceError
+from schemas.group_offsets import GroupOffsets, Hung
 from schemas.settings import KafkaSettings
 from schemas.topics import DEAD_LETTER_BYTES_MAX
-from serving.timed_calls import Overran, TimedCalls
 
 log = structlog.get_logger()
 
@@ -27,8 +27,6 @@ RENEWALS_WITHIN_S = 60.0
 # How long a doubtful call may take. With the transaction's own timeout above it, the broker cannot end a transaction
 # that this side still believes in.
 CALL_TIMEOUT_S = 5.0
-# What a call that keeps its timeout may need on top of it.
-OVERRUN_S = 1.0
 SWEPT = "headrace-swept"
 # Which of them comes depends on the broker's version and on the call that meets it.
 FENCED = (
@@ -40,10 +38,6 @@ FENCED = (
 
 class ChannelBroken(HeadraceError):
     """The replica cannot go on; its successor takes over from what is committed."""
-
-
-class Hung(KafkaException):
-    """A call of the client does not return; its producer is left behind with it."""
 
 
 class Outgoing(NamedTuple):
@@ -85,8 +79,7 @@ class SlotProducer:
         self.slot = slot
         self._counts = counts
         self._renewals: list[float] = []
-        self._calls: TimedCalls[None] = TimedCalls(CALL_TIMEOUT_S + OVERRUN_S)
-        self._sent = 0
+        self._offsets = GroupOffsets(CALL_TIMEOUT_S)
         self._producer = self._new()
 
     def transact(
@@ -104,7 +97,7 @@ class SlotProducer:
         for record in outgoing:
             self._produce(record)
         # Asked for each time: every rebalance changes it.
-        self._send_offsets(self._producer, list(offsets), generation())
+        self._offsets.send(self._producer, list(offsets), generation())
         self._producer.commit_transaction(CALL_TIMEOUT_S)
 
     def end(self, error: KafkaError) -> None:
@@ -135,25 +128,6 @@ class SlotProducer:
             else:
                 return
 
-    def _send_offsets(
-        self, producer: Producer, offsets: list[TopicPartition], generation: object
-    ) -> None:
-        """The one call that ignores its timeout where the coordinator's connection was lost (librdkafka#5456).
-
-        Made in a thread of its own, so that a new producer fences the one that hangs; that one's thread ends with its call.
-        """
-        self._sent += 1
-        try:
-            self._calls(
-                f"send_offsets {self._sent}",
-                lambda: producer.send_offsets_to_transaction(offsets, generation, CALL_TIMEOUT_S),
-                lambda: None,
-            )
-        except Overran as overran:
-            self._counts["calls_hung"] += 1
-            why = f"send_offsets_to_transaction hangs: {overran}"
-            raise Hung(KafkaError(KafkaError._TIMED_OUT, why)) from overran  # noqa: SLF001
-
     def _aborted(self) -> bool:
         try:
             self._producer.abort_transaction(CALL_TIMEOUT_S)
@@ -175,6 +149,7 @@ class SlotProducer:
         if len(self._renewals) > RENEWALS_MAX:
             raise self._broken("transactions that end", why)
         self._counts["producers_renewed"] += 1
+        self._counts["calls_hung"] = self._offsets.hung
 
     def _new(self) -> Producer:
         while True:
@@ -219,7 +194,7 @@ class SlotProducer:
                 # Read-committed readers never see it; whoever reads uncommitted sees a record without a value.
                 producer.produce(topic, partition=partition, headers=[(SWEPT, b"1")])
         # Without a generation, so that it is taken while the group is in motion; it is not to be committed.
-        self._send_offsets(producer, [TopicPartition(self._topic, 0, 0)], self._anonymous())
+        self._offsets.send(producer, [TopicPartition(self._topic, 0, 0)], self._anonymous())
         producer.flush(CALL_TIMEOUT_S)
         producer.abort_transaction(CALL_TIMEOUT_S)
 

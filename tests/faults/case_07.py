@@ -13,7 +13,8 @@ import subprocess
 import time
 from itertools import pairwise
 
-from serving.slot_producer import CALL_TIMEOUT_S, OVERRUN_S
+from schemas.group_offsets import OVERRUN_S
+from serving.slot_producer import CALL_TIMEOUT_S
 from tests.faults.outcome import Skipped
 from tests.faults.replicas import Replicas, assigned_within
 from tests.faults.stage import Stage

@@ -16,6 +16,7 @@ from features.views import Plan, Service
 from schemas import usecase
 from schemas.decoding import Refusal
 from schemas.results import Result, Route, Status
+from schemas.timed_calls import TimedCalls
 from serving import runtime, scoring
 from serving.asking import Asking
 from serving.breaker import Circuit
@@ -24,7 +25,6 @@ from serving.output_contract import Output
 from serving.releases import ReleaseState
 from serving.runtime import Expected
 from serving.scoring import Answer, Batch, Rules, Serving
-from serving.timed_calls import TimedCalls
 from tests.faults import hurt_model
 from tests.faults.case_22 import REASONS
 from tests.faults.stage import SERVICE

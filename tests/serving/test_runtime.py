@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from schemas.timed_calls import TimedCalls
 from serving.manifest import ModelRefused
 from serving.output_contract import Output
 from serving.runtime import Expected, ModelFailed, checked, load
-from serving.timed_calls import TimedCalls
 from tests.faults import hurt_model
 from tests.faults.replicas import STATIONS
 from tests.serving import model_folders

@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from serving.timed_calls import GRACE_S, Overran, StillHanging, TimedCalls
+from schemas.timed_calls import GRACE_S, Overran, StillHanging, TimedCalls
 
 
 def nothing() -> None:
