@@ -32,8 +32,8 @@ class BreakerPolicy:
         batches_min: Batches in which rows must have failed: those of one entity come together out of a backlog, and one
             batch may hold nothing else. A model that is broken fails in the next one as well.
         window_s: How far back rows count.
-        timeouts_max: Calls in a row without an answer in time at which it opens, whatever the rows: each costs all
-            who wait the whole of the time.
+        timeouts_max: Calls of the window without an answer in time at which it opens, whatever the rows: each costs all
+            who wait the whole of the time. Not in a row, because one entity on which the model hangs is in some batches only.
         open_s: How long nobody asks; doubles with each failed probe.
         open_s_max: Up to this.
         probe_rows: Rows of a batch that are risked while half open.
@@ -44,7 +44,7 @@ class BreakerPolicy:
     rows_min: int = 20
     batches_min: int = 2
     window_s: float = 30.0
-    timeouts_max: int = 2
+    timeouts_max: int = 3
     open_s: float = 5.0
     open_s_max: float = 60.0
     probe_rows: int = 8
@@ -79,6 +79,7 @@ class _Call(NamedTuple):
     at_s: float
     rows: int
     failed: int
+    timed_out: bool
 
 
 class Breaker:
@@ -114,8 +115,7 @@ class Breaker:
         if self.state is Circuit.HALF_OPEN:
             self._probed(now_s, passed=not timed_out and failed < rows * self._policy.rate_max)
             return
-        self._timeouts = self._timeouts + 1 if timed_out else 0
-        self._count(_Call(now_s, rows, failed))
+        self._count(_Call(now_s, rows, failed, timed_out))
         while now_s - self._calls[0].at_s > self._policy.window_s:
             self._forget()
         if self._tripped():
@@ -126,11 +126,13 @@ class Breaker:
         self._calls.append(call)
         self._rows, self._failed = self._rows + call.rows, self._failed + call.failed
         self._failing += call.failed > 0
+        self._timeouts += call.timed_out
 
     def _forget(self) -> None:
         old = self._calls.popleft()
         self._rows, self._failed = self._rows - old.rows, self._failed - old.failed
         self._failing -= old.failed > 0
+        self._timeouts -= old.timed_out
 
     def _tripped(self) -> bool:
         policy = self._policy

@@ -47,13 +47,20 @@ def test_what_is_older_than_the_window_does_not_count() -> None:
     assert breaker.state is Circuit.CLOSED
 
 
-def test_two_calls_in_a_row_that_ran_out_of_time_open_it_whatever_the_rows() -> None:
+def test_three_calls_that_ran_out_of_time_open_it_whatever_came_between_them() -> None:
     breaker = Breaker(POLICY)
-    for timed_out in (True, False, True):
-        breaker.record(1, int(timed_out), 0.0, timed_out=timed_out)
+    for timed_out in (True, False, True, False, False):
+        breaker.record(1 if timed_out else 100, int(timed_out), 0.0, timed_out=timed_out)
         assert breaker.state is Circuit.CLOSED
     breaker.record(1, 1, 0.0, timed_out=True)
     assert breaker.state is Circuit.OPEN
+
+
+def test_calls_that_ran_out_of_time_long_ago_do_not_count() -> None:
+    breaker = Breaker(POLICY)
+    for now_s in (0.0, 1.0, 20.5):
+        breaker.record(1, 1, now_s, timed_out=True)
+    assert breaker.state is Circuit.CLOSED
 
 
 def test_while_open_nobody_asks_and_then_a_few_rows_are_risked() -> None:
@@ -107,8 +114,7 @@ class Circuits(RuleBasedStateMachine):
         super().__init__()
         self.breaker = Breaker(POLICY)
         self.now_s = 0.0
-        self.asked: list[tuple[float, int, int]] = []
-        self.timeouts = 0
+        self.asked: list[tuple[float, int, int, bool]] = []
         self.opened_s: float | None = None
         self.changed_s = 0.0
         self.wait_s = POLICY.open_s
@@ -135,13 +141,12 @@ class Circuits(RuleBasedStateMachine):
         self.breaker.record(admitted, failed, self.now_s, timed_out=late)
 
     def _ask_closed(self, rows: int, failed: int, *, late: bool) -> None:
-        self.asked.append((self.now_s, rows, failed))
-        self.timeouts = self.timeouts + 1 if late else 0
+        self.asked.append((self.now_s, rows, failed, late))
         lately = [one for one in self.asked if self.now_s - one[0] <= POLICY.window_s]
         total, bad = sum(one[1] for one in lately), sum(one[2] for one in lately)
         many = total >= POLICY.rows_min and bad >= total * POLICY.rate_max
         many = many and sum(one[2] > 0 for one in lately) >= POLICY.batches_min
-        if many or self.timeouts >= POLICY.timeouts_max:
+        if many or sum(one[3] for one in lately) >= POLICY.timeouts_max:
             self.opened_s = self.now_s
             self._opens(POLICY.open_s)
 
@@ -157,7 +162,7 @@ class Circuits(RuleBasedStateMachine):
 
     def _opens(self, wait_s: float) -> None:
         self.changed_s, self.wait_s = self.now_s, wait_s
-        self.asked, self.timeouts, self.passed = [], 0, 0
+        self.asked, self.passed = [], 0
 
     @precondition(lambda self: self.breaker.state is Circuit.OPEN)
     @rule(rows=st.integers(1, 40))
