@@ -35,6 +35,8 @@ from schemas.worker import WorkerContext
 # About 20 MB of Python objects; a backlog is written in bites of this many rows instead of by the clock.
 BUFFER_ROWS_MAX = 50_000
 REPORT_INTERVAL_S = 1.0
+# It commits every few seconds, and every fetch is a request to the broker.
+FETCH_BYTES, FETCH_MS = 1024 * 1024, 250
 
 log = structlog.get_logger()
 
@@ -88,7 +90,10 @@ class Archiver:
             for topic in archived_topics(case)
             if topic.contract is not None
         }
-        self._consumer = Consumer(consumer_config(kafka, f"{case}.archiver"))
+        group = f"{case}.archiver"
+        self._consumer = Consumer(
+            consumer_config(kafka, group, fetch_bytes=FETCH_BYTES, fetch_ms=FETCH_MS)
+        )
         self._unreadable = Unreadable()
         self.archived = 0
         for buffer in self._buffers.values():

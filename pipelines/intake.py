@@ -156,8 +156,7 @@ def run(
     lateness = Lateness(Plan(), lateness_s)
     applied = _Applied(plan_path, lateness)
     intake = Intake(contracts, copied, lateness)
-    pipe = TransactionalPipe(kafka, slot)
-    waits = COPIES if copied else PROMPT
+    pipe = TransactionalPipe(kafka, slot, COPIES if copied else PROMPT)
     reported_s = 0.0
 
     def committed() -> None:
@@ -171,6 +170,6 @@ def run(
 
     applied.look()
     try:
-        run_pipe(pipe, intake.transform, committed, ctx.stop, waits.transaction_s)
+        run_pipe(pipe, intake.transform, committed, ctx.stop)
     finally:
         pipe.close()

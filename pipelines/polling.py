@@ -38,6 +38,7 @@ def consumer_config(
     slot: str | None = None,
     topics: Sequence[str] = (),
     fetch_bytes: int = 1,
+    fetch_ms: int = 50,
 ) -> dict[str, object]:
     """A consumer that reads committed records, commits nothing by itself and waits for nobody.
 
@@ -48,7 +49,8 @@ def consumer_config(
             of waiting for the end of its session.
         topics: What a static member will subscribe to. They are part of its name: the broker gives a static member that
             comes back its old assignment without looking at what it asks for now.
-        fetch_bytes: A fetch is answered once there is as much, or after 50 ms.
+        fetch_bytes: A fetch is answered once there is as much,
+        fetch_ms: or after so long.
     """
     membership: dict[str, object] = {}
     if slot:
@@ -65,7 +67,7 @@ def consumer_config(
             isolation_level="read_committed",
         ),
         **membership,
-        "fetch.wait.max.ms": 50,
+        "fetch.wait.max.ms": fetch_ms,
         "fetch.min.bytes": fetch_bytes,
         "fetch.error.backoff.ms": 20,
     }

@@ -26,7 +26,7 @@ from confluent_kafka import (
     Producer,
 )
 
-from pipelines.pace import PROMPT
+from pipelines.pace import PROMPT, Pace
 from pipelines.polling import (
     START_TIMEOUT_S,
     consumer_config,
@@ -83,16 +83,28 @@ class TransactionalPipe:
     """One slot's consumer and transactional producer. Not safe to share between threads.
 
     The constructor takes the slot over: an open transaction of a predecessor is aborted.
+
+    Args:
+        kafka: The cluster.
+        slot: The place to take.
+        pace: How often it may ask.
     """
 
-    def __init__(self, kafka: KafkaSettings, slot: Slot) -> None:
+    def __init__(self, kafka: KafkaSettings, slot: Slot, pace: Pace = PROMPT) -> None:
         self._kafka = kafka
         self._slot = slot
+        self.pace = pace
         self._where = f"Kafka at {kafka.bootstrap_servers}"
         self._offsets = GroupOffsets(CALL_TIMEOUT_S)
         self._producer = self._new_producer()
         self._consumer = Consumer(
-            consumer_config(kafka, slot.group, slot=slot.name, topics=slot.topics)
+            consumer_config(
+                kafka,
+                slot.group,
+                slot=slot.name,
+                topics=slot.topics,
+                fetch_bytes=pace.fetch_bytes,
+            )
         )
         self._unreadable = Unreadable()
         self._consumer.subscribe(list(slot.topics), on_assign=lambda *_: self._unreadable.forget())
@@ -194,15 +206,14 @@ def run(
     transform: Transform,
     committed: Callable[[], None],
     stop: Event,
-    apart_s: float = PROMPT.transaction_s,
 ) -> None:
-    """Move batches until `stop` is set; they begin at least `apart_s` apart.
+    """Move batches at the pipe's pace until `stop` is set.
 
     `committed` is called after each transaction and after each idle poll. `transform` must not fail on any record: what it cannot accept is a dead letter, not an exception.
     """
     began_s = 0.0
     while not stop.is_set():
-        stop.wait(max(0.0, began_s + apart_s - time.monotonic()))
+        stop.wait(max(0.0, began_s + pipe.pace.transaction_s - time.monotonic()))
         batch = pipe.poll(0.2)
         began_s = time.monotonic()
         if batch:
