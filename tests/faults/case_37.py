@@ -3,7 +3,8 @@
 Injected: a password in Redis' address, which then stops being the right one; requests of a station that is a person's name, good ones
 and four kinds that break the contract around that name; every request traced. Must hold: no log, no span, no header of a dead letter
 and no counter holds the password or the name; nothing is lost. What may hold the name is what must: results, by their
-contract, and dead letters' own key and value, which are the refused record whole. Does not show: the front door (its tokens are
+contract, and dead letters' own key and value, which are the refused record whole. A field that nobody knows is named in the reason,
+its value is not. Does not show: the front door (its tokens are
 tested there), other logs than those of scorer, materializer and intake.
 """
 
@@ -103,7 +104,7 @@ def _ask(stage: Stage, topic: str, first: int) -> int:
     bad = [
         good.replace(f'"{PERSON}"'.encode(), f'["{PERSON}"]'.encode()),
         good.replace(str(AS_OF_MS).encode(), f'"{PERSON}"'.encode()),
-        good.replace(b"}", f',"{PERSON}":"{PERSON}"}}'.encode()),
+        good.replace(b"}", f',"note":"{PERSON}"}}'.encode()),
         PERSON.encode(),
     ]
     producer = Producer(stage.rig.kafka.client_config())
