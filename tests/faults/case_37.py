@@ -1,11 +1,10 @@
 """Secrets and personal fields, looked for in all that the platform says about itself.
 
 Injected: a password in Redis' address, which then stops being the right one; requests of a station that is a person's name, good ones
-and four kinds that break the contract around that name; every request traced. Must hold: no log, no span, no header of a dead letter
-and no counter holds the password or the name; nothing is lost. What may hold the name is what must: results, by their
-contract, and dead letters' own key and value, which are the refused record whole. A field that nobody knows is named in the reason,
-its value is not. Does not show: the front door (its tokens are
-tested there), other logs than those of scorer, materializer and intake.
+and four kinds that break the contract around that name; every request traced. Must hold: no log, no span and no header of a dead
+letter holds the password or the name; nothing is lost. What may hold the name is what must: results, by their contract, and dead
+letters' own key and value, which are the refused record whole. A field that nobody knows is named in the reason, its value is not.
+Does not show: the front door (its tokens are tested there), other logs than those of scorer, materializer and intake.
 """
 
 from __future__ import annotations
