@@ -104,6 +104,7 @@ def test_every_served_value_is_explained(summary: dict[str, Any]) -> None:
         "release pin --key N14228 --off",
         "release list --history 10",
         "audit",
+        "accuracy",
         "accuracy --by week,version,carrier",
         "replay --from 12h",
         "topics list",
