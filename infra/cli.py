@@ -29,7 +29,7 @@ VERBS = {
     "features": "Test, plan, certify and apply feature definitions; parity; what they hold.",
     "topics": "The one table of topics: list it, create what is missing.",
     "schemas": "Export contracts as JSON Schema; check that changes are compatible.",
-    "models": "Versions: train one, list them, make smaller variants.",
+    "models": "Versions: train one, list them, make smaller variants, sign; whose signatures count.",
     "release": "Who answers: list, canary, promote, roll back, shadow, pin, rules.",
     "explain": "One decision, whole: request, features, who answered and why, timings, outcome.",
     "accuracy": "What answers turned out to be worth, by version, route, segment, week.",

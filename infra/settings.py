@@ -29,7 +29,7 @@ from monitoring.settings import MonitoringSettings
 from pipelines.settings import FlinkSettings, PipelineSettings
 from schemas.errors import HeadraceError
 from schemas.settings import KafkaSettings
-from serving.settings import ServingSettings
+from serving.settings import AdmissionSettings, ServingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,6 +88,7 @@ class Settings(BaseSettings):
     flink: FlinkSettings = FlinkSettings()
     pipelines: PipelineSettings = PipelineSettings()
     serving: ServingSettings = ServingSettings()
+    admission: AdmissionSettings = AdmissionSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     local: LocalSettings = LocalSettings()
 
@@ -95,6 +96,14 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, folder: str) -> str:
         return str(Path(folder).expanduser().absolute())
+
+    @field_validator("serving")
+    @classmethod
+    def _signed_only(cls, serving: ServingSettings) -> ServingSettings:
+        """Whoever runs the platform does not run it without signatures by a null in a file."""
+        if serving.trust_dir is None:
+            raise ValueError("a trust_dir, the folder of the keys whose signatures count")
+        return serving
 
     @property
     def data(self) -> Path:
@@ -182,7 +191,14 @@ class _Paths(_Derived):
                 "plan_path": str(data / "features" / "plan.json"),
             },
             "flink": {"connector_jar": str(jars / CONNECTOR)},
-            "serving": {"models_dir": str(data / "models")},
+            "serving": {
+                "models_dir": str(data / "models"),
+                "trust_dir": str(data / "keys" / "trusted"),
+            },
+            "admission": {
+                "signing_key": str(data / "keys" / "admission.pem"),
+                "registry_uri": f"sqlite:///{data}/registry/mlflow.db",
+            },
             "monitoring": {
                 "reports_dir": str(data / "reports"),
                 "faust_dir": str(data / "faust"),

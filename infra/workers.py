@@ -94,7 +94,12 @@ WORKERS: tuple[Entry, ...] = (
         follows=("ray",),
     ),
     Entry("gateway", "serving.gateway:run", ("kafka", "serving"), ("topics",)),
-    Entry("admission", "serving.admission:run", ("kafka", "stores", "serving"), ("features",)),
+    Entry(
+        "admission",
+        "serving.admission:run",
+        ("kafka", "stores", "serving", "admission"),
+        ("features",),
+    ),
     Entry("outcomes", "monitoring.outcomes:run", ("kafka", "monitoring"), ("topics",)),
     Entry(
         "drift",

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from pipelines import estimators
+from pipelines import estimators, sbom
 from pipelines.model_card import card
 from pipelines.onnx_model import Classifier, Matrix, convert, verify
 from pipelines.training_set import Labels, Rows, TrainingRefused, TrainingSet, training_set
@@ -87,6 +87,8 @@ def build(
         reliance = _reliance(training, estimator, metrics["auc"], use_case.SEED)
         (folder / CARD_FILE).write_text(card(draft, reliance), encoding="utf-8")
         files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
+        if sbom.LOCK.exists():
+            sbom.ensure(sbom.LOCK, models_dir)
         return manifest.place(draft.model_copy(update={"files": files}), folder, models_dir)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -158,7 +160,6 @@ def _manifest(
 ) -> Manifest:
     """All but the version, which is known only when the folder has its name, and the files, which are not all there yet."""
     parameters = {k: v for k, v in estimator.get_params().items() if _plain(v)}
-    lock = PROJECT / "requirements.lock"
     return Manifest(
         model=usecase.load("schemas", training.case).MODEL,
         version="",
@@ -179,7 +180,7 @@ def _manifest(
         parameters=parameters,
         seed=use_case.SEED,
         code=_revision(),
-        lock=file_digest(lock) if lock.exists() else "unknown",
+        lock=file_digest(sbom.LOCK) if sbom.LOCK.exists() else sbom.UNKNOWN,
         created_ms=time.time_ns() // 1_000_000,
         order_id=order_id,
         estimator=name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,17 +22,21 @@ from serving import release_log
 from serving.docket import Docket, verdict_id
 from serving.gate import Requirement, gate
 from serving.manifest import ModelRefused
+from serving.mlflow_registry import MlflowRegistry, Showing
 from serving.registry import Registry, UnknownVersion
 from serving.releases import promoted, rolled_back, with_canary
 from serving.resamples import interval
 from serving.runtime import ModelFailed
+from serving.signer import Signer
+from serving.signing_key import KeyRefused
 from serving.trial import Trial, trial
+from serving.trust import UntrustedKey
 
 if TYPE_CHECKING:
     from features.settings import StoreSettings
     from schemas.settings import KafkaSettings
     from schemas.worker import WorkerContext
-    from serving.settings import ServingSettings
+    from serving.settings import AdmissionSettings, ServingSettings
 
 TOPICS = ("control.candidates", "control.verdicts", "control.releases")
 # How long a verdict waits at most; a canary that does harm answers on until it is obeyed.
@@ -42,19 +47,33 @@ log = structlog.get_logger()
 
 
 def run(
-    ctx: WorkerContext, kafka: KafkaSettings, stores: StoreSettings, serving: ServingSettings
+    ctx: WorkerContext,
+    kafka: KafkaSettings,
+    stores: StoreSettings,
+    serving: ServingSettings,
+    admission: AdmissionSettings | None = None,
 ) -> None:
-    """Judge candidates and obey the guard until told to stop.
+    """Judge candidates, sign what is admitted, and obey the guard until told to stop.
 
     An operator's release fences this worker out of its transactional id. It takes the id back as soon as it reads that
     release, and not when it has the next verdict to obey.
+
+    Raises:
+        KeyRefused: It may admit, and cannot sign.
     """
-    while not ctx.stop.is_set():
-        try:
-            _serve(ctx, kafka, stores, serving)
-        except ControlLogUnavailable as error:
-            log.warning("admission.restarts", reason=str(error))
-            ctx.stop.wait(RESTART_S)
+    signer, registry = _signer(serving, admission), Registry(Path(serving.models_dir))
+    with ExitStack() as threads:
+        showing = None
+        if admission is not None and admission.registry_uri:
+            showing = threads.enter_context(
+                Showing(MlflowRegistry(admission.registry_uri, registry))
+            )
+        while not ctx.stop.is_set():
+            try:
+                _serve(ctx, kafka, stores, registry, signer, showing)
+            except ControlLogUnavailable as error:
+                log.warning("admission.restarts", reason=str(error))
+                ctx.stop.wait(RESTART_S)
 
 
 def bootstrap(
@@ -64,16 +83,20 @@ def bootstrap(
     *,
     event_time_ms: int,
     decided_by: str = "operator",
+    signer: Signer | None = None,
 ) -> Release:
-    """Release the first champion; harmless where there is a release already, which is then returned.
+    """Sign and release the first champion; harmless where there is a release already, which is then returned.
 
     Raises:
         ReleaseRefused: Kafka did not take it.
+        ModelRefused, KeyRefused: It cannot be signed.
     """
     now = release_log.current(kafka, case)
     if now is not None:
         return now
     model = str(usecase.load("schemas", case).MODEL)
+    if signer is not None:
+        signer.sign(model, version, by=decided_by, reason="the first champion")
     release = release_log.first(
         case, model, version, event_time_ms=event_time_ms, decided_by=decided_by
     )
@@ -81,25 +104,45 @@ def bootstrap(
     return release
 
 
+def _signer(serving: ServingSettings, admission: AdmissionSettings | None) -> Signer | None:
+    """The identity that admits, with its key made where there was none; nobody where nobody asks for signatures."""
+    if admission is None:
+        if serving.trust_dir is not None:
+            raise KeyRefused(
+                "admission",
+                wanted="a private key, since replicas load only what is signed",
+                came="its settings name none",
+                mend="Give it `admission.signing_key`.",
+            )
+        return None
+    signer = Signer.of(serving, admission)
+    try:
+        signer.key.ready()
+    except (KeyRefused, UntrustedKey) as error:
+        # The guard is obeyed without a key; the next candidate is not admitted.
+        log.error("admission.cannot_sign", error=str(error))  # noqa: TRY400 - the sentence says it all
+    return signer
+
+
 def _serve(
-    ctx: WorkerContext, kafka: KafkaSettings, stores: StoreSettings, serving: ServingSettings
+    ctx: WorkerContext,
+    kafka: KafkaSettings,
+    stores: StoreSettings,
+    registry: Registry,
+    signer: Signer | None,
+    showing: Showing | None,
 ) -> None:
-    registry = Registry(Path(serving.models_dir))
     docket = Docket(ctx.case)
     writer = f"{release_log.TOPIC}.{ctx.case}"
     with ControlLog(kafka, ctx.case, TOPICS, writer) as control:
         docket.fold(control.read_all())
         epoch = docket.state.epoch
         while not ctx.stop.is_set():
-            ctx.report(
-                {
-                    "epoch": docket.state.epoch,
-                    "waiting": len(docket.waiting),
-                    "judged": docket.judged,
-                }
-            )
+            ctx.report(_report(docket, showing))
             decided = decide(docket, registry, stores)
             if decided:
+                if signer is not None:
+                    endorse(signer, docket, decided)
                 control.publish(*decided)
                 log.info("admission.decided", events=[e.event_id for e in decided])
                 # The log says what was decided, not this process: nothing more before it has come back.
@@ -109,6 +152,20 @@ def _serve(
                 docket.fold(control.poll(POLL_S))
                 if docket.state.epoch > epoch:
                     return  # somebody else released, and fenced this writer: begin anew
+
+
+def _report(docket: Docket, showing: Showing | None) -> dict[str, float | int | str]:
+    """What `headrace status` tells; on the way, the registry for people is shown the newest picture."""
+    told: dict[str, float | int | str] = {
+        "epoch": docket.state.epoch,
+        "waiting": len(docket.waiting),
+        "judged": docket.judged,
+    }
+    if showing is None:
+        return told
+    showing.want(docket.catalogue.picture())
+    told |= {"registered": showing.versions, "registry_behind": int(showing.behind)}
+    return {**told, **({"registry_error": showing.failed} if showing.failed else {})}
 
 
 def decide(
@@ -132,6 +189,27 @@ def decide(
     return verdict, with_canary(
         release, candidate=verdict.candidate, share=share, salt=verdict.candidate, **stamp
     )
+
+
+def endorse(signer: Signer, docket: Docket, decided: Sequence[Verdict | Release]) -> None:
+    """Sign the candidate that is admitted, before anybody hears of it: what is released can be loaded.
+
+    A crash in between leaves a signature on what passed the gate; the candidate is judged again.
+
+    Raises:
+        ModelRefused: It is not any more what was judged.
+        KeyRefused, UntrustedKey: The key cannot sign.
+    """
+    candidate = docket.candidate()
+    for verdict in decided:
+        if candidate and isinstance(verdict, Verdict) and verdict.verdict is VerdictKind.ADMIT:
+            signer.sign(
+                candidate.model,
+                verdict.candidate,
+                by="admission",
+                reason=verdict.reason,
+                digest=candidate.digest or "",
+            )
 
 
 def judge(

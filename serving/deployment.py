@@ -181,9 +181,10 @@ def _watch(ctx: WorkerContext, app: str, lag: _Lag) -> None:
                 mend="`headrace logs ray` and Ray's dashboard show the replica's output.",
             )
         running = _running(seen)
-        if running:
-            replicas.update({status["pid"]: status for status in _ask(app)})
-        ctx.report(_summary(replicas, running, lag(), str(seen.status.value) if seen else "ABSENT"))
+        live = _ask(app) if running else []
+        replicas.update({status["pid"]: status for status in live})
+        told = _summary(replicas, running, lag(), str(seen.status.value) if seen else "ABSENT")
+        ctx.report({**told, **_refused(live)})
 
 
 def _running(seen: ApplicationStatusOverview | None) -> int:
@@ -213,6 +214,15 @@ def _summary(
     stages = json.dumps(merged(counters.get("stages", {}) for counters in replicas.values()))
     told = {"status": status, "replicas": running, "lag": lag, "epoch": epoch}
     return {**told, **dict(total), "stages": stages}
+
+
+def _refused(live: list[dict[str, Any]]) -> dict[str, float | int | str]:
+    """The versions of the newest release that a live replica does not load, and why; nothing where there are none."""
+    why: dict[str, str] = {}
+    for counters in live:
+        why.update(counters.get("refused", {}))
+    told = "; ".join(why[version] for version in sorted(why))
+    return {"refused_versions": len(why), **({"refused": told} if why else {})}
 
 
 class _Lag:

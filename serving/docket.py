@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from schemas.control import Candidate, Release, Verdict, VerdictKind
 from schemas.control_log import Entry
+from serving.catalogue import Catalogue
 from serving.releases import ReleaseState
 
 
@@ -16,12 +17,14 @@ class Docket:
     def __init__(self, case: str) -> None:
         self.state = ReleaseState(case)
         self.released_ms = 0
+        self.catalogue = Catalogue(case)
         self._candidates: OrderedDict[str, Candidate] = OrderedDict()
         self._judged: set[str] = set()
         self._guard: list[Entry] = []
 
     def fold(self, entries: Sequence[Entry]) -> None:
         """Take note of events, in any order between topics and as often as they come."""
+        self.catalogue.fold(entries)
         for entry in entries:
             event = entry.event
             if isinstance(event, Release):

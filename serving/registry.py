@@ -26,6 +26,12 @@ class Registry:
 
     models_dir: Path
 
+    def models(self) -> list[str]:
+        """The models that have a finished version."""
+        if not self.models_dir.is_dir():
+            return []
+        return sorted(path.name for path in self.models_dir.iterdir() if self.versions(path.name))
+
     def versions(self, model: str) -> list[str]:
         """The finished versions, oldest first."""
         return naming.versions(self.models_dir, model)

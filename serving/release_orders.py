@@ -11,6 +11,7 @@ from serving.registry import Registry, UnknownVersion
 from serving.release_log import ReleaseRefused, stamp
 from serving.release_watch import check_field
 from serving.releases import with_canary, with_pin, with_rule, with_shadow
+from serving.trust import Trust
 
 if TYPE_CHECKING:
     from features.settings import StoreSettings
@@ -43,6 +44,7 @@ class Orders:
     ) -> None:
         self._kafka, self._stores, self._case = kafka, stores, case
         self._registry = Registry(Path(serving.models_dir))
+        self._trust = Trust(Path(serving.trust_dir)) if serving.trust_dir else None
         self._decided_by = decided_by
 
     def canary(self, version: str, share: float, reason: str) -> Release:
@@ -125,13 +127,13 @@ class Orders:
 
         expected = runtime.Expected.of(self._case, Plan.load(self._stores.plan_path))
         try:
-            runtime.load(self._registry.path(now.model, version), expected)
+            runtime.load(self._registry.path(now.model, version), expected, trust=self._trust)
         except (UnknownVersion, ModelRefused) as error:
             raise ReleaseRefused(
                 f"{now.model} {version}",
                 wanted=error.wanted,
                 came=error.came,
-                mend="Nothing was published. `headrace release list` shows what is in force.",
+                mend=f"Nothing was published. {error.mend or LIST}",
             ) from error
 
     def _stamp(self, now: Release, reason: str) -> dict[str, str | int]:

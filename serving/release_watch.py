@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Self
 
 import structlog
@@ -63,19 +64,30 @@ class ReleaseWatch:
 
     Models are loaded here, in the background, and appear in `serving` complete. The versions of the release before stay in
     memory, so that going back to them takes no load. A release whose champion is refused changes nothing; one whose
-    canary or shadow is refused goes into force without it. Both are tried again every few seconds.
+    canary or shadow is refused goes into force without it. Both are tried again every few seconds. As often it is asked
+    whether a version in memory has come into doubt: unless it can be loaded anew it is dropped, as if it had been refused; a
+    champion answers on, and that is told.
 
     Args:
         kafka: The cluster.
         case: Whose releases.
         load: `(model, version) -> Model`, raising `ModelRefused`.
+        doubts: Whether a version that was loaded might be refused now; asked often, so it must be cheap.
     """
 
-    def __init__(self, kafka: KafkaSettings, case: str, load: Callable[[str, str], Model]) -> None:
-        self._kafka, self._load = kafka, load
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        case: str,
+        load: Callable[[str, str], Model],
+        doubts: Callable[[Model], bool] = lambda _: False,
+    ) -> None:
+        self._kafka, self._load, self._doubts = kafka, load, doubts
         self._wanted = ReleaseState(case, rules=routing(case))
         self._models: dict[str, Model] = {}
         self._refused: dict[str, str] = {}
+        # A champion that answers on, and why it should not.
+        self._doubted: dict[str, str] = {}
         self._serving: Serving | None = None
         self._failed: Exception | None = None
         self._stop = threading.Event()
@@ -95,8 +107,8 @@ class ReleaseWatch:
 
     @property
     def refused(self) -> dict[str, str]:
-        """Version → why it is not in memory, of the newest release."""
-        return dict(self._refused)
+        """Version of the newest release → why it is not in memory; or the champion, and why it should not be."""
+        return {**self._refused, **self._doubted}
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -126,7 +138,7 @@ class ReleaseWatch:
             consumer.close()
 
     def _follow(self, consumer: Consumer) -> None:
-        caught_up, tried_s, tried_epoch = False, 0.0, 0
+        caught_up, tried_s, tried_epoch, looked_s = False, 0.0, 0, time.monotonic()
         while not self._stop.is_set():
             for message in consumer.consume(1, POLL_S):
                 error = message.error()
@@ -142,6 +154,9 @@ class ReleaseWatch:
             if caught_up and (behind or again):
                 self._apply()
                 tried_s, tried_epoch = time.monotonic(), self._wanted.epoch
+            if time.monotonic() - looked_s > RETRY_S:
+                self._look_again()
+                looked_s = time.monotonic()
 
     def _fold(self, event: object) -> None:
         if isinstance(event, Release):
@@ -172,12 +187,32 @@ class ReleaseWatch:
             warm = (*before.state.versions, previous) if before else ()
             self._models = {v: m for v, m in self._models.items() if v in (*names, *warm)}
 
+    def _look_again(self) -> None:
+        """Load anew what has come into doubt. What is refused then is dropped, but for the champion: somebody must answer."""
+        release, serving = self._wanted.release, self._serving
+        doubted = [version for version, model in self._models.items() if self._doubts(model)]
+        self._doubted = {v: why for v, why in self._doubted.items() if v in doubted}
+        if release is None or serving is None or not doubted:
+            return
+        champion = serving.state.versions[0]
+        refused: dict[str, str] = {}
+        for version in doubted:
+            model = self._models.pop(version)
+            self._take(release.model, version, refused)
+            if version == champion:
+                self._models.setdefault(version, model)
+        self._doubted = {v: why for v, why in refused.items() if v == champion}
+        dropped = {v: why for v, why in refused.items() if v != champion}
+        self._refused |= dropped
+        models = {v: self._models[v] for v in serving.models if v in self._models}
+        self._serving = replace(serving, models=models, refused={**serving.refused, **dropped})
+
     def _take(self, model: str, version: str, refused: dict[str, str]) -> None:
         try:
             self._models[version] = self._load(model, version)
         except HeadraceError as error:
             refused[version] = str(error)
-            if self._refused.get(version) != str(error):
+            if self.refused.get(version) != str(error):
                 log.warning("releases.refused", version=version, error=str(error))
 
 

@@ -76,8 +76,9 @@ class Replica:
             )
 
     def status(self) -> dict[str, Any]:
-        """Counters and stages since this replica started, and its process."""
-        return {"pid": os.getpid(), **self._scorer.counters(), "stages": self._scorer.stages()}
+        """Counters and stages since this replica started, what it refused to load, and its process."""
+        told = {"refused": self._scorer.refused(), "stages": self._scorer.stages()}
+        return {"pid": os.getpid(), **self._scorer.counters(), **told}
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `serving.scaling` decides by; called by Serve where replicas follow the lag."""

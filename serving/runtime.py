@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +15,12 @@ from features.inputs import input_names
 from schemas import usecase
 from schemas.manifest import MODEL_FILE, contract_digest
 from schemas.timed_calls import Overran, StillHanging, TimedCalls
-from serving import manifest
+from serving import manifest, signature
 from serving.asking import HANGS, TIMEOUT
 from serving.manifest import Manifest, ModelRefused
 from serving.output_contract import Matrix, ModelFailed, Output, OutputContract, Scores
 from serving.tiers import CPU, CUDA, GpuMissing, Placing
+from serving.trust import Trust
 from serving.warm_up import warm_up
 
 if TYPE_CHECKING:
@@ -66,8 +68,11 @@ class Model:
         described: Manifest,
         session: onnxruntime.InferenceSession,
         calls: TimedCalls[Output] | None = None,
+        signed_by: str | None = None,
     ) -> None:
         self.manifest = described
+        # The id of the key; None where nobody asked for a signature.
+        self.signed_by = signed_by
         self.version = described.version
         self.threshold = described.threshold
         # Where it runs, which may not be where it was meant to.
@@ -137,6 +142,7 @@ def load(
     expected: Expected | None = None,
     calls: TimedCalls[Output] | None = None,
     placing: Placing | None = None,
+    trust: Trust | None = None,
 ) -> Model:
     """Verify a version's folder, load its model on one thread, and try it on two rows.
 
@@ -145,15 +151,17 @@ def load(
         expected: What the platform would feed it; None loads for offline comparison on stored vectors.
         calls: Who makes its calls and ends those that take too long; None lets them take their time.
         placing: Where it runs, and how large the batches are that it is warmed up for; None takes the CPU, cold.
+        trust: Whose signature it must bear; None asks for none, before it is admitted and for comparison.
 
     Raises:
-        ModelRefused: The folder is not what its manifest says, the model was made for other features or another
-            contract, or it does not load and answer.
+        ModelRefused: The folder is not what its manifest says, nobody trusted signed it, the model was made for other
+            features or another contract, or it does not load and answer.
         GpuMissing: It belongs on a GPU, one is required, and there is none.
     """
     folder = Path(folder)
     described = manifest.read(folder)
     manifest.verify(folder, described)
+    signed_by = signature.verify(folder, described, trust) if trust is not None else None
     if expected is not None:
         _match(folder, described, expected)
     try:
@@ -174,7 +182,7 @@ def load(
             came=str(error)[:_DETAIL_CHARS_MAX],
             mend="Train again.",
         ) from error
-    return Model(described, session, calls)
+    return Model(described, session, calls, signed_by)
 
 
 def _session(
@@ -193,12 +201,26 @@ def _session(
     if CUDA in providers:
         # CUDA's libraries where they came as Python packages; found by the loader where they did not.
         onnxruntime.preload_dlls()
-    session = onnxruntime.InferenceSession(str(folder / MODEL_FILE), options, providers=providers)
+    session = onnxruntime.InferenceSession(_graph(folder, described), options, providers=providers)
     if placing is not None:
         if CUDA in providers and CUDA not in session.get_providers():
             placing.lacks(described.estimator, "CUDA did not start for this model")
         _say_where(described, placing, session)
     return session
+
+
+def _graph(folder: Path, described: Manifest) -> bytes | str:
+    """The very bytes that were verified, so that a file swapped since is not loaded.
+
+    A graph with weights beside it is loaded by its path: ONNX Runtime looks for them from there.
+    """
+    path = folder / MODEL_FILE
+    if any(Path(name).suffix == ".data" for name in described.files):
+        return str(path)
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != described.files[MODEL_FILE]:
+        raise ValueError("another file than a moment ago, when it was verified")
+    return content
 
 
 def _say_where(

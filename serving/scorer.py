@@ -47,6 +47,7 @@ from serving.settings import ServingSettings
 from serving.slot_producer import Outgoing
 from serving.stopwatch import Took
 from serving.tiers import Placing
+from serving.trust import Trust
 
 log = structlog.get_logger()
 
@@ -102,6 +103,7 @@ class Scorer:
             settings.batch_rows_max,
         )
         self._placing.check()
+        self._trust = Trust(Path(settings.trust_dir)) if settings.trust_dir else None
         self._calls: TimedCalls[Output] = TimedCalls(declares.predict_ms_max / 1000)
         self._asking = Asking(
             declares.contract,
@@ -123,6 +125,7 @@ class Scorer:
         self._observer = Observer(settings, case, slot)
         self._epoch = 0
         self._owned: frozenset[int] = frozenset()
+        self._watch: ReleaseWatch | None = None
         self._store_retry_at_s = 0.0
         self._turned_s = time.monotonic()
         self._lag_at_s = 0.0
@@ -138,7 +141,8 @@ class Scorer:
         """
         channel: Channel | None = None
         try:
-            with ReleaseWatch(self._kafka, self._case, self._load) as watch:
+            with ReleaseWatch(self._kafka, self._case, self._load, self._doubts) as watch:
+                self._watch = watch
                 while not stop.is_set():
                     self._turned_s = time.monotonic()
                     serving = watch.serving
@@ -173,6 +177,10 @@ class Scorer:
             "partitions": len(self._owned),
         }
 
+    def refused(self) -> dict[str, str]:
+        """Version of the newest release → why it is not loaded, or should not be; what answered before answers on."""
+        return self._watch.refused if self._watch else {}
+
     def stages(self) -> dict[str, Any]:
         """How long each stage took since the start, and what was answered (`serving.stages`)."""
         return self._observer.snapshot()
@@ -195,11 +203,15 @@ class Scorer:
 
     def _load(self, model: str, version: str) -> runtime.Model:
         folder = Path(self._settings.models_dir) / model / version
-        loaded = runtime.load(folder, self._expected, self._calls, self._placing)
+        loaded = runtime.load(folder, self._expected, self._calls, self._placing, self._trust)
         wanted = self._placing.tier(loaded.manifest.estimator).device
         self._counts[f"placed_on_{loaded.device}"] += 1
         self._counts["gpu_missing"] += int(wanted == "gpu" and loaded.device != "gpu")
         return loaded
+
+    def _doubts(self, model: runtime.Model) -> bool:
+        """Whether the key that vouched for it has been revoked since."""
+        return bool(self._trust and model.signed_by and not self._trust.trusts(model.signed_by))
 
     def _own_reader(self) -> OwnReader:
         events = self._reader.own_events()

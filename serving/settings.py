@@ -17,6 +17,9 @@ class ServingSettings(BaseModel):
     # Of the front door, on loopback.
     http_port: int = Field(default=8000, ge=0, le=65_535)
     models_dir: str = ".headrace/models"
+    # Public keys: a replica loads only what one of them signed. The settings tree refuses None, which is for versions that
+    # were made a moment ago by the code that loads them.
+    trust_dir: str | None = None
     replicas: int = Field(default=1, ge=1)
     # Above 0, replicas follow the lag between these two instead of staying as many as `replicas`.
     replicas_min: int = Field(default=1, ge=1)
@@ -71,3 +74,13 @@ class ServingSettings(BaseModel):
         if 0 < self.replicas_max < self.replicas_min:
             raise ValueError("replicas_max: 0, or at least replicas_min")
         return self
+
+
+class AdmissionSettings(BaseModel):
+    """What admission alone is told: the private key, and where the registry for people is kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    signing_key: str = ".headrace/keys/admission.pem"
+    # MLflow's tables, by SQLAlchemy's address; they are rebuilt from the control topics where they are lost. Empty: none are kept.
+    registry_uri: str = "sqlite:///.headrace/registry/mlflow.db"

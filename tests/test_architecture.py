@@ -28,6 +28,9 @@ HOMES = {
     "ray": {"serving"},
     # The auditor scores again by itself: it shares no code with the scorer.
     "onnxruntime": {"serving", "infra/demo/audit.py"},
+    "mlflow": {"serving"},
+    "model_signing": {"serving"},
+    "cyclonedx": {"pipelines"},
     "evidently": {"monitoring"},
     "faust": {"monitoring"},
     "typer": {"infra"},

@@ -35,9 +35,11 @@ def demo(
     as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
 ) -> None:
     """New York flights of 2013, end to end, on the real engines. Exit code 1 if anything was lost."""
+    import sys
     from dataclasses import replace
     from datetime import date
 
+    import structlog
     from rich.console import Console
 
     from infra.commands.doctor import require
@@ -45,6 +47,8 @@ def demo(
     from infra.demo.table import failures, table
     from infra.settings import Settings
 
+    # Standard output is the summary's.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     settings = Settings.load()
     require(settings)
     console = Console(stderr=as_json)

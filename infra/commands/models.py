@@ -1,4 +1,4 @@
-"""`headrace models train | list | card | quantize`."""
+"""`headrace models train | list | card | quantize | sign | verify | keys | registry | sbom`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from infra.commands.models_card import card
+from infra.commands.models_keys import keys, sign
 from infra.commands.models_quantize import quantize
+from infra.commands.models_registry import registry, sbom
+from infra.commands.models_verify import verify
 from infra.json_print import print_json
 
 if TYPE_CHECKING:
@@ -21,6 +24,11 @@ if TYPE_CHECKING:
 app = typer.Typer(name="models", no_args_is_help=True)
 app.command("card")(card)
 app.command("quantize")(quantize)
+app.command("sign")(sign)
+app.command("verify")(verify)
+app.command("registry")(registry)
+app.command("sbom")(sbom)
+app.add_typer(keys)
 
 CASE = typer.Option("", "--case", help="The use case; the settings' own if not given.")
 PIPED_WIDTH = 160
@@ -71,7 +79,10 @@ def train(
         f"{model} {version}: {made.estimator}, on {made.trained.rows:,} rows in {took_s:.0f} s"
     )
     typer.echo(f"held out {made.metrics['rows']:,.0f} rows: {metrics}")
-    typer.echo(f"Nothing is released. Next: headrace release canary {version} --share 5")
+    typer.echo(
+        f"Nothing is released. Next: headrace models sign {version} --reason TEXT, then"
+        f" headrace release canary {version} --share 5"
+    )
 
 
 @app.command("list")
@@ -93,7 +104,7 @@ def list_versions(
     model = str(usecase.load("schemas", settings.case).MODEL)
     registry = Registry(Path(settings.serving.models_dir))
     versions = registry.versions(model)
-    release = _release(settings) if versions else None
+    release = release_in_force(settings) if versions else None
     rows = []
     for version in versions:
         try:
@@ -101,7 +112,7 @@ def list_versions(
         except ModelRefused as error:
             typer.echo(f"left out: {error}", err=True)
             continue
-        rows.append({**_row(made), "released_as": _released_as(release, version)})
+        rows.append({**_row(made), "released_as": released_as(release, version)})
     if as_json:
         print_json(rows)
     elif rows:
@@ -184,7 +195,7 @@ def _row(made: Manifest) -> dict[str, Any]:
     }
 
 
-def _release(settings: Settings) -> Release | None:
+def release_in_force(settings: Settings) -> Release | None:
     """What is in force. What is on disk can be listed without Kafka, and without the ten seconds that its client tries."""
     from serving import release_log
 
@@ -210,7 +221,8 @@ def _listens(server: str) -> bool:
         return False
 
 
-def _released_as(release: Release | None, version: str) -> str:
+def released_as(release: Release | None, version: str) -> str:
+    """What a version is in a release, in words."""
     if release is None:
         return ""
     pins = sum(pinned == version for pinned in release.pins.values())

@@ -85,7 +85,7 @@ def _print(found: Quantized) -> None:
     best = min(found.variants, key=lambda one: (one.flipped, one.greatest)).variant.version
     typer.echo(
         f"made {', '.join(found.made) or 'nothing new'}; nothing is released."
-        f" Next: headrace release canary {best} --share 5"
+        f" Next: headrace models sign {best} --reason TEXT, then headrace release canary {best} --share 5"
     )
 
 

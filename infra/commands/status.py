@@ -159,4 +159,6 @@ def _words(row: Mapping[str, Any]) -> str:
     # What is counted by view is told beside the view's job.
     told = [f"{key} {value}" for key, value in report.items() if "." not in key]
     words = ", ".join(told[:4])
+    if "refused" in report:
+        words += f"; refused: {report['refused']}"
     return f"{words} ({age_s:.0f} s ago)"

@@ -162,13 +162,15 @@ def _play(settings: Settings, options: Options, watch: Stopwatch) -> Json:
 def _train_champion(settings: Settings, plan: Plan, options: Options, console: Console) -> None:
     from pipelines.training import build, training_set  # noqa: PLC0415 - scikit-learn
     from serving.admission import bootstrap  # noqa: PLC0415
+    from serving.signer import Signer  # noqa: PLC0415
 
     since_ms, until_ms = (history.midnight_ms(day) for day in CHAMPION_TRAINED)
     training = training_set(CASE, plan, settings.stores, since_ms, until_ms)
     models = Path(settings.serving.models_dir)
     manifest = build(training, models, progress=lambda line: console.print(f"  {line}"))
     released_ms = history.midnight_ms(options.since)
-    bootstrap(settings.kafka, CASE, manifest.version, event_time_ms=released_ms)
+    signer = Signer.of(settings.serving, settings.admission)
+    bootstrap(settings.kafka, CASE, manifest.version, event_time_ms=released_ms, signer=signer)
 
 
 def _replay(

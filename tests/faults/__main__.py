@@ -16,6 +16,7 @@ from pathlib import Path
 # Before anything imports numpy, as in every worker.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import structlog
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +28,10 @@ from tests.faults.stage import Stage
 HERE = Path(__file__).parent
 PREFIX = "case_"
 # Cases that go together, by the name that stands for those of them that have a file.
-GROUPS = {"scoring": (*range(1, 10), *range(19, 26), *range(28, 32))}
+GROUPS = {
+    "scoring": (*range(1, 10), *range(19, 26), *range(28, 32)),
+    "loop": (32, 33, 34, 37),
+}
 
 
 def known_cases() -> list[int]:
@@ -55,6 +59,8 @@ def play(rig: Rig, number: int, seed: int) -> Outcome:
 def main() -> int:
     """The command."""
     arguments = _arguments()
+    # Standard output is the lines'.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     # SIGTERM ends a run as Ctrl-C does: through every `finally`.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     outcomes: list[Outcome] = []

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra.settings import InvalidSettings, Settings
+from infra.workers import WORKERS
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,21 @@ def test_paths_lie_under_the_data_folder_and_are_absolute(tmp_path: Path) -> Non
     assert settings.stores.warehouse == f"file://{data}/lake/warehouse"
     assert settings.serving.models_dir == str(data / "models")
     assert settings.monitoring.reports_dir == str(data / "reports")
+    assert settings.serving.trust_dir == str(data / "keys" / "trusted")
+    assert settings.admission.signing_key == str(data / "keys" / "admission.pem")
+    assert settings.admission.registry_uri == f"sqlite:///{data}/registry/mlflow.db"
     assert Path(settings.flink.connector_jar).is_absolute()
+
+
+def test_nobody_turns_signatures_off_by_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_SERVING", '{"trust_dir": null}')
+    with pytest.raises(InvalidSettings, match="a trust_dir"):
+        Settings.load()
+
+
+def test_only_admission_is_told_of_the_private_key() -> None:
+    told = {entry.name for entry in WORKERS if "admission" in entry.sections}
+    assert told == {"admission"}
 
 
 def test_sources_weakest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,11 +25,12 @@ from schemas.control_log import ControlLog
 from schemas.manifest import file_digest, folder_digest
 from schemas.settings import KafkaSettings
 from schemas.worker import WorkerContext
-from serving import admission, release_log
+from serving import admission, release_log, signature
 from serving.flights import CANARY_SHARE
 from serving.registry import Registry
 from serving.runtime import Expected
-from serving.settings import ServingSettings
+from serving.settings import AdmissionSettings, ServingSettings
+from serving.trust import Trust
 from tests.serving import model_folders
 
 CASE = "flights"
@@ -130,8 +131,10 @@ class Running:
     def __init__(self, kafka: KafkaSettings, world: World) -> None:
         self._stop = threading.Event()
         context = WorkerContext(CASE, self._stop, lambda _: None)
-        serving = ServingSettings(models_dir=str(world.models))
-        arguments = (context, kafka, world.stores, serving)
+        keys = world.models.parent / "keys"
+        serving = ServingSettings(models_dir=str(world.models), trust_dir=str(keys / "trusted"))
+        signing = AdmissionSettings(signing_key=str(keys / "admission.pem"), registry_uri="")
+        arguments = (context, kafka, world.stores, serving, signing)
         self._thread = threading.Thread(target=admission.run, args=arguments)
 
     def __enter__(self) -> None:
@@ -281,6 +284,10 @@ def test_a_whole_turn(broker: KafkaSettings, world: World) -> None:
 
         publish(broker, world.candidate("v0002", "order-2"))
         canary = await_epoch(broker, 2)
+        # What is released can be loaded by whoever asks for a signature; what was refused bears none.
+        trust = Trust(world.models.parent / "keys" / "trusted")
+        assert signature.verify_whole(world.models / CASE / "v0002", trust)
+        assert signature.signer(world.models / CASE / "v0003") is None
         assert (canary.champion, canary.canary) == ("v0001", "v0002")
         assert (canary.canary_share, canary.decided_by) == (CANARY_SHARE, "admission")
         publish(broker, guard(VerdictKind.ROLL_BACK, "v0002", "1"))

@@ -16,7 +16,7 @@ import pytest
 from infra.local import process
 from infra.local.ray_head import RayHead, client_environment
 from schemas.worker import WorkerContext
-from serving import flights
+from serving import deployment, flights
 from serving.tiers import GpuMissing, Tier
 from tests.serving.conftest import CASE, Bench, until
 from tests.serving.test_scorer import RESULTS, assert_exactly_once, requests
@@ -143,3 +143,10 @@ def _kill_replica() -> None:
 
 def _alive(process: object) -> bool:
     return Path(f"/proc/{getattr(process, 'pid', 0)}/cmdline").exists()
+
+
+def test_what_replicas_refuse_is_told_once_and_only_while_it_is_so() -> None:
+    refusing = {"pid": 1, "refused": {"v0003": "v0003: no", "v0002": "v0002: no"}}
+    told = deployment._refused([refusing, {"pid": 2, "refused": {"v0002": "v0002: no"}}])
+    assert told == {"refused_versions": 2, "refused": "v0002: no; v0003: no"}
+    assert deployment._refused([{"pid": 1, "refused": {}}, {"pid": 2}]) == {"refused_versions": 0}
