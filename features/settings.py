@@ -32,6 +32,10 @@ class StoreSettings(BaseModel):
     # A plain online read is as of the wall clock, or of the latest event time seen: replays of the past need "stream".
     clock: Literal["wall", "stream"] = "wall"
 
+    # Where OpenLineage events of trainings and feature jobs go: a folder, an address; to nobody where neither is set.
+    lineage_dir: str | None = None
+    lineage_url: str | None = None
+
     @property
     def redis_shown(self) -> str:
         """The address for people's eyes: without a user or a password that the URL may hold."""

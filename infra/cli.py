@@ -30,11 +30,13 @@ VERBS = {
     "topics": "The one table of topics: list it, create what is missing.",
     "schemas": "Export contracts as JSON Schema; check that changes are compatible.",
     "models": "Versions: train one, list them, make smaller variants, sign; whose signatures count.",
-    "release": "Who answers: list, canary, promote, roll back, shadow, pin, rules.",
+    "release": "Who answers: list, canary, promote, roll back, resume, shadow, pin, rules.",
+    "loop": "Drift to retraining: status, approve, refuse, pause, resume.",
+    "requirements": "What the use case has signed off, and whether it is met.",
     "explain": "One decision, whole: request, features, who answered and why, timings, outcome.",
     "accuracy": "What answers turned out to be worth, by version, route, segment, week.",
     "replay": "Score past decisions again from their logged vectors; print what differs.",
-    "audit": "Was every request answered exactly once? Judged from the topics alone.",
+    "audit": "Was every request answered exactly once? And is the record of decisions whole?",
     "worker": "Run one of headrace's workers in the foreground.",
     "step": "",
     "supervise": "",
@@ -54,7 +56,11 @@ def command_line(arguments: list[str]) -> typer.Typer:
     wanted = arguments[0] if arguments else ""
     for verb, line in VERBS.items():
         if verb == wanted:
-            app.add_typer(import_module(f"infra.commands.{verb}").app, help=line or None)
+            verbs = import_module(f"infra.commands.{verb}").app
+            if verbs.registered_callback:  # a group that does something by itself, and says what
+                app.add_typer(verbs)
+            else:
+                app.add_typer(verbs, help=line or None)
         else:
             app.command(verb, help=line, hidden=not line)(_elsewhere)
 

@@ -189,6 +189,7 @@ class _Paths(_Derived):
                 "warehouse": f"file://{data}/lake/warehouse",
                 "registry_uri": f"sqlite:///{data}/features/registry.db",
                 "plan_path": str(data / "features" / "plan.json"),
+                "lineage_dir": str(data / "lineage"),
             },
             "flink": {"connector_jar": str(jars / CONNECTOR)},
             "serving": {

@@ -108,6 +108,7 @@ WORKERS: tuple[Entry, ...] = (
         ("topics",),
     ),
     Entry("guard", "monitoring.guard_worker:run", ("kafka", "monitoring"), ("topics",)),
+    Entry("auditor", "monitoring.auditor:run", ("kafka",), ("topics",)),
 )
 
 

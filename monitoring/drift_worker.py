@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from monitoring import brake
 from monitoring import reference as references
 from monitoring.event_reader import EventReader
+from monitoring.incident import incident
 from monitoring.judgement import Judgement, judge
 from monitoring.loop import Decision, Loop, alert_id, order_id
 from monitoring.reference import MissingReference, Reference
@@ -23,9 +25,19 @@ from monitoring.report_folder import ReportFolder
 from monitoring.report_index import window_name
 from monitoring.reports import ReportWriter
 from monitoring.windows import ResultRow, Window, Windows
-from schemas import usecase
-from schemas.control import Alert, Candidate, ControlEvent, Release, RetrainingOrder, Verdict
-from schemas.control_log import CONTRACTS, ControlLog
+from schemas import requirements, usecase
+from schemas.control import (
+    Alert,
+    Brake,
+    BrakeKind,
+    Candidate,
+    ControlEvent,
+    Incident,
+    Release,
+    RetrainingOrder,
+    Verdict,
+)
+from schemas.control_log import ControlLog, ControlLogUnavailable
 
 if TYPE_CHECKING:
     from monitoring.policy import Policy
@@ -33,6 +45,7 @@ if TYPE_CHECKING:
     from schemas.settings import KafkaSettings
     from schemas.worker import WorkerContext
 
+TOPICS = (*brake.TOPICS, "control.incidents")
 READ_WAIT_S = 0.2
 REPORT_INTERVAL_S = 1.0
 # The page under way takes 2 s, or 10 when Evidently is still being imported.
@@ -52,7 +65,7 @@ def run(
     """
     writer = ReportWriter()
     with (
-        ControlLog(kafka, ctx.case, tuple(CONTRACTS), writer=f"{ctx.case}-drift") as control,
+        ControlLog(kafka, ctx.case, TOPICS, writer=f"{ctx.case}-drift") as control,
         EventReader(kafka, ctx.case, f"{ctx.case}-drift") as events,
     ):
         try:
@@ -65,13 +78,17 @@ def run(
             )
             for entry in control.read_all():
                 worker.observe(entry.event)
-            _serve(ctx, control, events, worker)
+            _serve(ctx, kafka, control, events, worker)
         finally:
             writer.stop(REPORTS_STOP_S)
 
 
 def _serve(
-    ctx: WorkerContext, control: ControlLog, events: EventReader, worker: DriftWorker
+    ctx: WorkerContext,
+    kafka: KafkaSettings,
+    control: ControlLog,
+    events: EventReader,
+    worker: DriftWorker,
 ) -> None:
     reported_at = 0.0
     while not ctx.stop.is_set():
@@ -85,13 +102,35 @@ def _serve(
         for entry in control.poll(0):
             worker.observe(entry.event)
         while (window := worker.windows.close_ready()) is not None:
+            _settle(kafka, ctx.case, worker, worker.closing_ms(window))
             worker.close(window)
             events.commit(
                 worker.windows.committable(events.positions), str(worker.windows.closed_until_ms)
             )
+        _settle(kafka, ctx.case, worker, worker.windows.results_clock.now_ms)
         if time.monotonic() - reported_at >= REPORT_INTERVAL_S:
             reported_at = time.monotonic()
             ctx.report({**worker.counters(), "undecodable": events.undecodable})
+
+
+def _settle(kafka: KafkaSettings, case: str, worker: DriftWorker, now_ms: int) -> None:
+    """What the stream's clock alone brings by `now_ms`: proposals that lapse, alerts whose quiet hours are over."""
+    worker.order_deferred(now_ms)
+    order = worker.lapsed(now_ms)
+    if order is None or order.approve_by_ms is None:
+        return
+    word = brake.Word(
+        BrakeKind.LAPSE, by="drift", reason="not approved in time", order_id=order.event_id
+    )
+    try:
+        # Under the id of all who pull the brake, so that an approval at this very moment is either read or refused.
+        said = brake.pull(kafka, case, worker.policy, word, order.approve_by_ms)
+    except brake.BrakeRefused as error:
+        log.warning("not_lapsed", order=order.event_id, reason=str(error))
+    except ControlLogUnavailable as error:
+        log.warning("lapse_again", order=order.event_id, reason=str(error))
+    else:
+        worker.observe(said)
 
 
 def _windows(case: str, events: EventReader) -> Windows:
@@ -120,15 +159,20 @@ class DriftWorker:
     ) -> None:
         self._case = case
         self._policy: Policy = usecase.load("monitoring", case).POLICY
+        self.policy = self._policy.loop
         inputs = usecase.load("schemas", case).INPUTS
         self._categorical = frozenset(i.name for i in inputs if i.categories is not None)
         self._control = control
         self._reports = reports
         self._models_dir = models_dir
         self._loop = Loop(self._policy.loop)
+        signed = requirements.load(case)
+        self._floor = signed.accuracy if signed else None
+        # Starts of the windows that have one.
+        self._incidents: set[int] = set()
         self._release: Release | None = None
         self._reference: Reference | None = None
-        self._counts = {"windows": 0, "drifted": 0, "orders": 0, "unjudged": 0}
+        self._counts = {"windows": 0, "drifted": 0, "orders": 0, "incidents": 0, "unjudged": 0}
         self.windows = windows
 
     def observe(self, event: ControlEvent) -> None:
@@ -136,8 +180,25 @@ class DriftWorker:
         if isinstance(event, Release):
             if self._release is None or event.epoch > self._release.epoch:
                 self._release = event
-        elif isinstance(event, Alert | RetrainingOrder | Candidate | Verdict):
+        elif isinstance(event, Incident):
+            self._incidents.add(event.window_start_ms)
+        elif isinstance(event, Alert | RetrainingOrder | Candidate | Verdict | Brake):
             self._loop.observe(event)
+
+    def closing_ms(self, window: Window) -> int:
+        """When a window is judged, nominally, and not when some row happened to close it: a replay decides alike."""
+        return window.end_ms + self._policy.window.grace_ms
+
+    def lapsed(self, now_ms: int) -> RetrainingOrder | None:
+        """The proposal that nobody has approved in time."""
+        return self._loop.lapsed(now_ms)
+
+    def order_deferred(self, now_ms: int) -> None:
+        """Open the order that quiet hours held back, if they are over."""
+        deferred = self._loop.deferred(now_ms)
+        if deferred is not None:
+            self._publish(self._order(*deferred))
+            self._counts["orders"] += 1
 
     def close(self, window: Window) -> None:
         """Judge a window, publish what follows, and write it down."""
@@ -152,6 +213,7 @@ class DriftWorker:
         judgement = judge(window, reference, self._categorical, self._policy)
         if judgement.columns:
             self._reports.publish(window, judgement, reference, self._categorical)
+        self._hold_to_floor(window, judgement)
         action = self._act(window, judgement, reference) if judgement.kinds else judgement.note
         self._reports.record(window, judgement, action or "nothing to do")
         log.info(
@@ -191,18 +253,24 @@ class DriftWorker:
 
     def _act(self, window: Window, judgement: Judgement, reference: Reference) -> str:
         self._counts["drifted"] += 1
-        # The nominal instant of closing, not that of the row that happened to close it: a replay decides alike.
-        now_ms = window.end_ms + self._policy.window.grace_ms
+        now_ms = self.closing_ms(window)
         alert = self._alert(window, judgement, reference, now_ms)
         decision = self._loop.decide(window.start_ms, now_ms)
         if decision.repeated:
-            return _action(alert, decision)
-        events = self._events(alert, decision, now_ms)
-        self._control.publish(*events)
-        for event in events:
-            self.observe(event)
+            return self._action(alert, decision)
+        self._publish(*self._events(alert, decision, now_ms))
         self._counts["orders"] += decision.acts
-        return _action(alert, decision)
+        return self._action(alert, decision)
+
+    def _hold_to_floor(self, window: Window, judgement: Judgement) -> None:
+        """Publish an incident where the champion's outcomes of this window miss what was signed off; once a window."""
+        if self._floor is None or window.start_ms in self._incidents:
+            return
+        found = incident(self._case, self._floor, window, judgement, self.closing_ms(window))
+        if found is not None:
+            self._publish(found)
+            self._counts["incidents"] += 1
+            log.error("incident", version=found.version, reason=found.reason)
 
     def _events(self, alert: Alert, decision: Decision, now_ms: int) -> list[ControlEvent]:
         alert = alert.model_copy(
@@ -210,17 +278,26 @@ class DriftWorker:
         )
         if not decision.acts:
             return [alert]
-        order = RetrainingOrder(
+        return [alert, self._order(alert, now_ms)]
+
+    def _order(self, alert: Alert, now_ms: int) -> RetrainingOrder:
+        policy = self.policy
+        return RetrainingOrder(
             event_time_ms=now_ms,
             event_id=order_id(alert.event_id),
             case=self._case,
-            decided_at_ms=alert.decided_at_ms,
+            decided_at_ms=time.time_ns() // 1_000_000,
             alert_id=alert.event_id,
-            since_ms=now_ms - self._policy.loop.look_back_ms,
+            since_ms=now_ms - policy.look_back_ms,
             until_ms=now_ms,
             reason=f"{', '.join(alert.kinds)} in the window of {window_name(alert.window_start_ms)}",
+            approve_by_ms=now_ms + policy.approval_ms if policy.approval else None,
         )
-        return [alert, order]
+
+    def _publish(self, *events: ControlEvent) -> None:
+        self._control.publish(*events)
+        for event in events:
+            self.observe(event)
 
     def _alert(
         self, window: Window, judgement: Judgement, reference: Reference, now_ms: int
@@ -247,8 +324,8 @@ class DriftWorker:
             acted_on=False,
         )
 
-
-def _action(alert: Alert, decision: Decision) -> str:
-    if decision.held_back_by is not None:
-        return f"alert, held back by {decision.held_back_by}"
-    return f"alert, retraining ordered ({order_id(alert.event_id)})"
+    def _action(self, alert: Alert, decision: Decision) -> str:
+        if decision.held_back_by is not None:
+            return f"alert, held back by {decision.held_back_by}"
+        done = "proposed" if self.policy.approval else "ordered"
+        return f"alert, retraining {done} ({order_id(alert.event_id)})"

@@ -28,6 +28,7 @@ from monitoring.policy import GuardPolicy
 from monitoring.sequential import Difference, Moments, always_valid_p, fixed_p
 from monitoring.windows import JoinedRow, ResultRow
 from schemas.control import Release, VerdictKind
+from schemas.requirements import Accuracy as Requirement
 from schemas.results import PINNED, ROUTED, Route, Status
 
 Floats = NDArray[np.float64]
@@ -124,14 +125,17 @@ class Trial:
 
     Feed it every result and joined row of its epochs, in any order of the two topics; repeated joined rows are harmless,
     repeated results are not (readers of committed results see each once). An answer counts for the version that was asked
-    first, whoever gave it then: another model, or the rule.
+    first, whoever gave it then: another model, or the rule. `floor` is what a canary must reach beside a suspended champion.
     """
 
-    def __init__(self, release: Release, policy: GuardPolicy) -> None:
+    def __init__(
+        self, release: Release, policy: GuardPolicy, floor: Requirement | None = None
+    ) -> None:
         if release.canary is None:
             raise ValueError(f"release epoch {release.epoch} has no canary to judge")
         self.release = release
         self._policy = policy
+        self._floor = floor
         self._arms = {release.champion: Arm(), release.canary: Arm()}
         self._champion = self._arms[release.champion]
         self._canary = self._arms[release.canary]
@@ -147,7 +151,7 @@ class Trial:
         return (
             (mine.champion, mine.canary) == (release.champion, release.canary)
             and (mine.canary_share, mine.salt) == (release.canary_share, release.salt)
-            and mine.rules == release.rules
+            and (mine.rules, mine.suspended) == (release.rules, release.suspended)
         )
 
     def add_result(self, row: ResultRow) -> None:
@@ -240,6 +244,8 @@ class Trial:
     def _last_look(self) -> Ruling:
         policy = self._policy
         rows = len(self._canary.joined)
+        if self.release.suspended and rows >= policy.rows_min:
+            return self._against_the_floor()
         if rows < policy.rows_min or len(self._champion.joined) < policy.rows_min:
             return self._rule(
                 VerdictKind.ROLL_BACK,
@@ -257,6 +263,18 @@ class Trial:
             return self._rule(VerdictKind.ROLL_BACK, reason)
         reason = f"no harm in {rows} outcomes: log-loss {losses.value:+.4f}, AUC {-drop.value:+.4f}"
         return self._rule(VerdictKind.PROMOTE, reason)
+
+    def _against_the_floor(self) -> Ruling:
+        """Beside a champion that is not asked there is nothing to compare with but what was signed off."""
+        live = accuracy(*self._canary.outcomes())
+        value = None if self._floor is None else live.metrics()[self._floor.metric]
+        if self._floor is None or value is None:
+            why = "the champion is suspended, and no floor tells what the canary is worth"
+            return self._rule(VerdictKind.ROLL_BACK, why)
+        met = self._floor.met_by(value)
+        said = f"{self._floor.metric} {value:.4f} on {live.rows} outcomes"
+        reason = f"the champion is suspended; {said} against the floor of {self._floor.value:g}"
+        return self._rule(VerdictKind.PROMOTE if met else VerdictKind.ROLL_BACK, reason)
 
     def _is_over(self) -> bool:
         deadline_ms = self.release.event_time_ms + self._policy.duration_max_ms

@@ -15,9 +15,9 @@ import structlog
 from monitoring.event_reader import EventReader
 from monitoring.guard import Ruling, Trial
 from monitoring.windows import JoinedRow, ResultRow
-from schemas import usecase
+from schemas import requirements, usecase
 from schemas.control import ControlEvent, Release, Verdict, VerdictKind
-from schemas.control_log import CONTRACTS, ControlLog
+from schemas.control_log import ControlLog
 
 if TYPE_CHECKING:
     from monitoring.policy import Policy
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from schemas.settings import KafkaSettings
     from schemas.worker import WorkerContext
 
+TOPICS = ("control.releases", "control.verdicts")
 READ_WAIT_S = 0.2
 REPORT_INTERVAL_S = 1.0
 # Rows of an epoch whose release has not been read yet; the control topic is milliseconds behind at most.
@@ -41,7 +42,7 @@ def run(ctx: WorkerContext, kafka: KafkaSettings, monitoring: MonitoringSettings
         KafkaException: Results and joined rows cannot be read.
     """
     with (
-        ControlLog(kafka, ctx.case, tuple(CONTRACTS), writer=f"{ctx.case}-guard") as control,
+        ControlLog(kafka, ctx.case, TOPICS, writer=f"{ctx.case}-guard") as control,
         EventReader(kafka, ctx.case, f"{ctx.case}-guard") as events,
     ):
         guard = GuardWorker(ctx.case, control)
@@ -75,6 +76,8 @@ class GuardWorker:
     def __init__(self, case: str, control: ControlLog) -> None:
         self._case = case
         self._policy: Policy = usecase.load("monitoring", case).POLICY
+        signed = requirements.load(case)
+        self._floor = signed.accuracy if signed else None
         self._control = control
         self._release: Release | None = None
         self._trial: Trial | None = None
@@ -143,7 +146,7 @@ class GuardWorker:
         canary = release.canary
         if canary is None or self._judged.get(canary, 0) >= release.epoch:
             return None
-        return Trial(release, self._policy.guard)
+        return Trial(release, self._policy.guard, self._floor)
 
     def _observe_verdict(self, verdict: Verdict) -> None:
         match verdict.verdict:

@@ -8,6 +8,8 @@ from monitoring.drift import Thresholds
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
+HOURS = 24
+WEEKDAYS = 7
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,37 @@ class DriftPolicy:
 
 
 @dataclass(frozen=True)
+class QuietHours:
+    """Hours of the day, UTC, in which nothing is ordered: `[from_hour, until_hour)`, over midnight where the first is later.
+
+    `weekdays` are those on which they begin, Monday 0.
+    """
+
+    from_hour: int
+    until_hour: int
+    weekdays: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)
+
+    def __post_init__(self) -> None:
+        hours, days = (self.from_hour, self.until_hour), self.weekdays
+        if not all(0 <= h <= HOURS for h in hours) or self.from_hour == self.until_hour:
+            raise ValueError(f"quiet hours of {hours}: wanted two different hours, 0 to 24")
+        if not days or not all(0 <= d < WEEKDAYS for d in days):
+            raise ValueError(f"quiet hours on {days}: wanted weekdays, 0 to 6")
+
+    def end_ms(self, event_time_ms: int) -> int | None:
+        """When they end, if `event_time_ms` lies within them."""
+        length_ms = ((self.until_hour - self.from_hour) % HOURS or HOURS) * HOUR_MS
+        today_ms = event_time_ms - event_time_ms % DAY_MS
+        for midnight_ms in (today_ms - DAY_MS, today_ms):
+            # The epoch was a Thursday.
+            weekday = (midnight_ms // DAY_MS + 3) % WEEKDAYS
+            begin_ms = midnight_ms + self.from_hour * HOUR_MS
+            if weekday in self.weekdays and begin_ms <= event_time_ms < begin_ms + length_ms:
+                return begin_ms + length_ms
+        return None
+
+
+@dataclass(frozen=True)
 class LoopPolicy:
     """When an alert may order a retraining; all times are event time.
 
@@ -55,12 +88,30 @@ class LoopPolicy:
         cool_down_ms: After an order was opened or closed.
         orders_max, orders_per_ms: The budget: so many orders within so much time.
         look_back_ms: How much of the past a retraining sees.
+        quiet: Hours in which no order is opened; the newest alert of such hours is ordered when they end.
+        approval: An order is only proposed: nothing trains before a person approved it.
+        approval_ms: How long a proposal waits for that.
     """
 
     cool_down_ms: int
     orders_max: int
     orders_per_ms: int
     look_back_ms: int
+    quiet: tuple[QuietHours, ...] = ()
+    approval: bool = False
+    approval_ms: int = 2 * DAY_MS
+
+    def quiet_until_ms(self, event_time_ms: int) -> int | None:
+        """The end of the quiet hours around `event_time_ms`, and of those that begin as they end; None outside of them."""
+        until_ms = None
+        # A week at most: whoever declares every hour quiet orders nothing.
+        for _ in range(WEEKDAYS):
+            at_ms = event_time_ms if until_ms is None else until_ms
+            ends = [end for hours in self.quiet if (end := hours.end_ms(at_ms)) is not None]
+            if not ends:
+                break
+            until_ms = max(ends)
+        return until_ms
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from features import certificate, plan_files, versions
 from features.lake import Lake
 from features.state_cost import Cost, refuse_costly
 from features.views import Plan, View
-from pipelines import handover, state_loss
+from pipelines import handover, lineage, state_loss
 from pipelines.beginnings import begun, jobs_of, state_lost, staying
 from pipelines.flink_jobs import (
     CANNOT_RESTORE,
@@ -187,6 +187,7 @@ def apply(
     say("registering definitions")
     diff = feast_store.apply(case, stores, after)._replace(tables=tables)
     ended = _end_outdated(before, after, kafka, flink)
+    lineage.jobs_ended(stores, ended)
     return Deployed(
         *(diff, created, submitted, ended, costs),
         tuple(view.name for view, old in fresh if old),
@@ -280,7 +281,9 @@ def _run(
     if found := state_loss.lost(cut, wanted, kafka, lake, flink.lateness_s):
         log.error(str(found))
         say(str(found))
-    names = tuple(view.name for view in wanted.views if view.versioned in submitted)
+    started = [view for view in wanted.views if view.versioned in submitted]
+    lineage.jobs_started(stores, kafka, started, jobs)
+    names = tuple(view.name for view in started)
     return tuple(made), names, found.views if found else ()
 
 

@@ -19,6 +19,9 @@ from features.settings import StoreSettings
 from schemas import usecase
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipelines.lineage import TrainingRun
     from pipelines.training_set import TrainingSet
 
 NICENESS = 10
@@ -44,12 +47,18 @@ class Job(BaseModel):
     accept_data: bool = False
 
 
+Kind = Literal["progress", "read", "built", "failed"]
+
+
 class Line(BaseModel):
-    """One line of output: progress, at last the version, or the reason why there is none."""
+    """One line of output: progress, what of the lake is read, at last the version, or the reason why there is none.
+
+    The text of "read" is JSON: lake table → Iceberg snapshot.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["progress", "built", "failed"]
+    kind: Kind
     text: str
 
 
@@ -60,25 +69,29 @@ def main() -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Heavy imports only now: the parent's death is already watched.
     from pipelines import training  # noqa: PLC0415
+    from pipelines.lineage import TrainingRun  # noqa: PLC0415
     from schemas.errors import HeadraceError  # noqa: PLC0415
 
     models_dir = Path(job.models_dir)
+    run = TrainingRun(job.stores, job.case, job.order_id)
     try:
         built = training.build(
-            _rows(job, models_dir),
+            _rows(job, models_dir, run),
             models_dir,
             estimator_name=job.estimator,
             order_id=job.order_id,
             progress=lambda text: _say("progress", text),
         )
     except HeadraceError as error:
+        run.fail(str(error))
         _say("failed", str(error))
         return 1
+    run.complete(built, models_dir)
     _say("built", built.version)
     return 0
 
 
-def _rows(job: Job, models_dir: Path) -> TrainingSet:
+def _rows(job: Job, models_dir: Path, run: TrainingRun) -> TrainingSet:
     """The rows, from the lake or as an attempt before this one has kept them; checked against the last good ones."""
     from features.views import Plan  # noqa: PLC0415
     from pipelines import training_checks, training_work  # noqa: PLC0415
@@ -88,10 +101,16 @@ def _rows(job: Job, models_dir: Path) -> TrainingSet:
     folder = training_work.place(models_dir, job.case, job.order_id) if job.order_id else None
     rows = training_work.kept(folder, plan) if folder else None
     if rows is not None:
+        run.begin(rows.snapshots)
         _say("progress", "going on with the rows of an earlier attempt")
     else:
         _say("progress", "reading the lake and computing features as of each request")
-        rows = training_set(job.case, plan, job.stores, job.since_ms, job.until_ms)
+
+        def reading(snapshots: Mapping[str, int]) -> None:
+            _say("read", json.dumps(dict(snapshots)))
+            run.begin(snapshots)
+
+        rows = training_set(job.case, plan, job.stores, job.since_ms, job.until_ms, reading=reading)
         if folder:
             training_work.keep(folder, rows)
     if not job.accept_data:
@@ -100,7 +119,7 @@ def _rows(job: Job, models_dir: Path) -> TrainingSet:
     return rows
 
 
-def _say(kind: Literal["progress", "built", "failed"], text: str) -> None:
+def _say(kind: Kind, text: str) -> None:
     sys.stdout.write(Line(kind=kind, text=text).model_dump_json() + "\n")
     sys.stdout.flush()
 

@@ -7,6 +7,7 @@ by the order's id in its manifest instead of being trained again.
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import subprocess
@@ -14,8 +15,10 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+from uuid import uuid4
 
 import structlog
 from pydantic import ValidationError
@@ -23,7 +26,7 @@ from pydantic import ValidationError
 from pipelines import training_work
 from pipelines.train_process import ONE_THREAD, Job, Line
 from schemas import manifest, usecase
-from schemas.control import Candidate, RetrainingOrder
+from schemas.control import Brake, BrakeKind, Candidate, DataAccess, RetrainingOrder
 from schemas.control_log import ControlLog
 from schemas.manifest import Manifest
 
@@ -36,20 +39,24 @@ if TYPE_CHECKING:
     from schemas.settings import KafkaSettings
     from schemas.worker import WorkerContext
 
-TOPICS = ("control.retraining", "control.candidates")
+TOPICS = ("control.retraining", "control.candidates", "control.brake")
 POLL_S = 0.5
 # Quoted in a candidate's `error`: enough to see what broke.
 ERROR_CHARS_MAX = 500
+
+Reading = Callable[[Mapping[str, int]], None]
 
 log = structlog.get_logger()
 
 
 class OpenOrders:
-    """The orders that no candidate has answered yet, oldest first (pure)."""
+    """The orders that no candidate has answered and nobody has refused, oldest first (pure)."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, RetrainingOrder] = OrderedDict()
         self._answered: set[str] = set()
+        self._approved: set[str] = set()
+        self._refused: set[str] = set()
 
     def fold(self, entries: Sequence[Entry]) -> None:
         """Take note of events, in any order and as often as they come."""
@@ -59,12 +66,30 @@ class OpenOrders:
                 self._open.pop(entry.event.order_id, None)
             elif isinstance(entry.event, RetrainingOrder):
                 order = entry.event
-                if order.event_id not in self._answered:
+                if order.event_id not in self._answered | self._refused:
                     self._open.setdefault(order.event_id, order)
+            elif isinstance(entry.event, Brake) and entry.event.order_id:
+                self._fold_brake(entry.event.kind, entry.event.order_id)
+
+    def _fold_brake(self, kind: BrakeKind, order_id: str) -> None:
+        if kind is BrakeKind.APPROVE:
+            self._approved.add(order_id)
+        elif kind in (BrakeKind.REFUSE, BrakeKind.LAPSE):
+            self._refused.add(order_id)
+            self._open.pop(order_id, None)
 
     def first(self) -> RetrainingOrder | None:
-        """The order to work on; None when all are answered."""
-        return next(iter(self._open.values()), None)
+        """The order to work on; None when all are answered, or wait for approval."""
+        due = (
+            o
+            for o in self._open.values()
+            if o.approve_by_ms is None or o.event_id in self._approved
+        )
+        return next(due, None)
+
+    def is_open(self, order: RetrainingOrder) -> bool:
+        """Whether an order still wants an answer."""
+        return order.event_id in self._open
 
     @property
     def count(self) -> int:
@@ -98,17 +123,25 @@ def run(
             if order is None:
                 orders.fold(control.poll(POLL_S))
                 continue
-            candidate = _candidate(ctx, order, stores, pipelines, Path(models_dir))
+            reading = _recorded(control, order)
+            candidate = _candidate(ctx, order, stores, pipelines, Path(models_dir), reading)
             if candidate is None:
                 return
+            orders.fold(control.poll(0))
+            if not orders.is_open(order):
+                log.warning("trainer.refused", order=order.event_id)  # while it was trained
+                continue
             control.publish(candidate)
             orders.fold(control.poll(POLL_S))
 
 
 def train(
-    job: Job, pipelines: PipelineSettings, ctx: WorkerContext
+    job: Job,
+    pipelines: PipelineSettings,
+    ctx: WorkerContext,
+    reading: Reading = lambda _: None,
 ) -> tuple[str | None, str | None]:
-    """Run the training process to its end.
+    """Run the training process to its end; `reading` is told of the snapshots that it reads, before it has their rows.
 
     Returns:
         The version, or None; and why there is none, or None. Both are None where `ctx.stop` ended it.
@@ -126,7 +159,7 @@ def train(
     try:
         process.stdin.write(job.model_dump_json().encode() + b"\n")
         process.stdin.flush()
-        return _follow(process, lines, job, pipelines.training_timeout_s, ctx)
+        return _follow(process, lines, job, pipelines.training_timeout_s, ctx, reading)
     except BrokenPipeError:
         return None, f"the training process ended with {process.wait()} before it had its job"
     finally:
@@ -142,6 +175,7 @@ def _follow(
     job: Job,
     timeout_s: float,
     ctx: WorkerContext,
+    reading: Reading,
 ) -> tuple[str | None, str | None]:
     began = time.monotonic()
     said = "starting"
@@ -156,6 +190,9 @@ def _follow(
             continue
         if line is None:
             return None, f"the training process ended with {process.wait()}, at: {said}"
+        if line.kind == "read":
+            reading(json.loads(line.text))
+            continue
         said = line.text
         log.info("trainer.process", order=job.order_id, kind=line.kind, text=said)
         if line.kind == "built":
@@ -185,6 +222,7 @@ def _candidate(
     stores: StoreSettings,
     pipelines: PipelineSettings,
     models_dir: Path,
+    reading: Reading,
 ) -> Candidate | None:
     """The answer to an order; None where the worker was stopped before there was one."""
     model = str(usecase.load("schemas", ctx.case).MODEL)
@@ -198,7 +236,7 @@ def _candidate(
             until_ms=order.until_ms,
             order_id=order.event_id,
         )
-        version, error = train(job, pipelines, ctx)
+        version, error = train(job, pipelines, ctx, reading)
         if version is None and error is None:
             return None
         training_work.forget(training_work.place(models_dir, ctx.case, order.event_id))
@@ -215,6 +253,44 @@ def built_for(models_dir: Path, model: str, order_id: str) -> Manifest | None:
         if found.order_id == order_id:
             return found
     return None
+
+
+def access(
+    case: str,
+    span_ms: tuple[int, int],
+    snapshots: Mapping[str, int],
+    *,
+    by: str,
+    purpose: str,
+    order_id: str | None = None,
+) -> DataAccess:
+    """Who reads requests of `[since, until)`, what for, and which snapshots: an event for the record."""
+    now_ms = time.time_ns() // 1_000_000
+    return DataAccess(
+        event_id=f"access-{case}-{uuid4().hex}",
+        event_time_ms=min(span_ms[1], now_ms),
+        case=case,
+        decided_at_ms=now_ms,
+        by=by,
+        purpose=purpose,
+        order_id=order_id,
+        since_ms=span_ms[0],
+        until_ms=span_ms[1],
+        snapshots=dict(snapshots),
+    )
+
+
+def _recorded(control: ControlLog, order: RetrainingOrder) -> Reading:
+    """Publishes each reading for an order; a training that is begun again reads again."""
+    span_ms, of = (order.since_ms, order.until_ms), order.event_id
+    purpose = f"retraining: {order.reason}"
+
+    def reading(snapshots: Mapping[str, int]) -> None:
+        control.publish(
+            access(order.case, span_ms, snapshots, by="trainer", purpose=purpose, order_id=of)
+        )
+
+    return reading
 
 
 def _answer(

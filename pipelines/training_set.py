@@ -7,7 +7,7 @@ trained then could not have known it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -99,10 +99,12 @@ def training_set(
     since_ms: int,
     until_ms: int,
     holdout_s: int = HOLDOUT_S,
+    reading: Callable[[Mapping[str, int]], None] = lambda _: None,
 ) -> TrainingSet:
     """Requests of `[since_ms, until_ms)` whose outcome had happened by `until_ms`, with the features they were due.
 
-    Reads one snapshot of each table and records which. Two months of flights take about five seconds on one core.
+    Reads one snapshot of each table and records which; `reading` is told before. Two months of flights take about five
+    seconds on one core.
 
     Raises:
         TrainingRefused: Too few rows, or labels of one class only.
@@ -112,6 +114,7 @@ def training_set(
     tables = [view.table for view in plan.service_views(module.SERVICE)]
     tables += [view.table for view in plan.service_row_views(module.SERVICE)]
     snapshots = _snapshots(lake, case, tables)
+    reading(snapshots)
     labelled = _labelled(lake, case, snapshots, since_ms, until_ms)
     if labelled.empty:
         raise _thin(case, "to train on", ROWS_MIN, "there are none")

@@ -1,4 +1,4 @@
-"""The events by which the layers steer each other: releases, alerts, orders, candidates, verdicts.
+"""The events by which the layers steer each other: releases, alerts, orders, brakes, candidates, verdicts, incidents.
 
 Their `event_time_ms` is the stream's clock at the decision (so that a replay of the past decides alike); `decided_at_ms`
 is the wall clock.
@@ -6,6 +6,7 @@ is the wall clock.
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -51,7 +52,8 @@ class Release(ControlEvent):
     """Which versions answer from now on. Compacted by use case; `epoch` only grows, and a lower one is ignored.
 
     `canary_share` is the part of keys, in [0, 1], that the canary answers. `pins` names the version of single keys, whatever
-    the split and the rules say. `rules` go before those that the use case declares (`serving.<case>.ROUTING`).
+    the split and the rules say. `rules` go before those that the use case declares (`serving.<case>.ROUTING`). A `suspended`
+    champion is not asked: the use case's rule answers in its place. `incident` is the last one that was looked at.
     """
 
     epoch: Annotated[int, Field(ge=1)]
@@ -65,6 +67,8 @@ class Release(ControlEvent):
     decided_by: str
     pins: Annotated[dict[str, str], Field(max_length=1_000)] = Field(default_factory=dict)
     rules: tuple[RoutingRule, ...] = ()
+    suspended: bool = False
+    incident: Id | None = None
 
 
 class AlertKind(StrEnum):
@@ -92,11 +96,41 @@ class Alert(ControlEvent):
 
 
 class RetrainingOrder(ControlEvent):
-    """Train on what is known up to `until_ms`; at most one order is open at a time."""
+    """Train on what is known up to `until_ms`; at most one order is open at a time.
+
+    With `approve_by_ms` it is only proposed: nothing trains before a person approved it, and it lapses after that instant
+    of the stream's clock.
+    """
 
     alert_id: Id
     since_ms: int
     until_ms: int
+    reason: str
+    approve_by_ms: int | None = None
+
+
+class BrakeKind(StrEnum):
+    """What was said to the loop. LAPSE is the drift worker's: nobody approved in time."""
+
+    APPROVE = "approve"
+    REFUSE = "refuse"
+    LAPSE = "lapse"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+class Brake(ControlEvent):
+    """A word on one order (`order_id`), or on all that would be ordered (pause, resume).
+
+    `sequence` counts the brakes of a use case from 1 without a gap; the newest pause or resume is in force. `until_ms` ends
+    a pause by itself, by the stream's clock.
+    """
+
+    sequence: Annotated[int, Field(ge=1)]
+    kind: BrakeKind
+    order_id: Id | None = None
+    until_ms: int | None = None
+    by: str
     reason: str
 
 
@@ -141,3 +175,58 @@ class Verdict(ControlEvent):
     reason: str
     epoch: int | None = None
     intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+
+
+class DataAccess(ControlEvent):
+    """Somebody read the lake to train on it: who, what for, and which snapshot of each table."""
+
+    by: str
+    purpose: str
+    order_id: Id | None = None
+    since_ms: int
+    until_ms: int
+    snapshots: dict[str, int]
+
+
+class Incident(ControlEvent):
+    """A requirement that is not met in traffic, found in one window of results.
+
+    `requirement` names it as `requirements.toml` does; `value` is what was measured on `rows` answers of `version`, and
+    `bound` what was signed off.
+    """
+
+    requirement: str
+    version: str
+    value: float
+    bound: float
+    rows: int
+    window_start_ms: int
+    window_end_ms: int
+    reason: str
+
+
+class AuditRecord(ControlEvent):
+    """One link of the record: a control event as it lay on its topic, chained to the link before.
+
+    Attributes:
+        sequence: Counts the links of a use case from 1.
+        topic, offset, received_ms, source: Where the event lies, when the broker took it, and who wrote it (`ce_source`).
+        content: Its value, byte for byte.
+        content_sha256: Of that.
+        previous_sha256: Of the value of the link before; 64 zeros in the first.
+    """
+
+    sequence: Annotated[int, Field(ge=1)]
+    topic: str
+    offset: int
+    received_ms: int
+    source: str
+    content: str
+    content_sha256: str
+    previous_sha256: str
+
+    def encode(self) -> bytes:
+        """Canonical JSON: sorted, without blanks, so that there is one spelling to hash."""
+        # Unset fields are left out: a link spells itself as it was written, whatever the contract has gained since.
+        told = self.model_dump(mode="json", exclude_unset=True)
+        return json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -27,8 +27,8 @@ from confluent_kafka import (
 )
 
 from schemas.control import ControlEvent
-from schemas.decoding import Refusal, decode
-from schemas.envelope import headers
+from schemas.decoding import VALUE_BYTES_MAX, Refusal, decode
+from schemas.envelope import header, headers
 from schemas.errors import HeadraceError
 from schemas.topics import CONTROL_TOPICS
 
@@ -41,6 +41,8 @@ TIMEOUT_S = 30.0
 # A decision is a handful of records: a transaction that is open longer belongs to a dead process.
 TRANSACTION_TIMEOUT_MS = 8_000
 BATCH = 500
+# A link of the record quotes an event whole: its quotation marks take two bytes each, at worst all of it does.
+BYTES_MAX = 3 * VALUE_BYTES_MAX
 POLL_S = 0.2
 
 log = structlog.get_logger()
@@ -52,10 +54,17 @@ class ControlLogUnavailable(HeadraceError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A control event and when the broker appended it: the one clock that orders events of different writers."""
+    """A control event and when the broker appended it: the one clock that orders events of different writers.
+
+    The rest is for the record: where it lies, its bytes, and who wrote it (`ce_source`).
+    """
 
     event: ControlEvent
     ingest_ms: int
+    topic: str = ""
+    offset: int = -1
+    value: bytes = b""
+    source: str = ""
 
 
 class ControlLog:
@@ -174,13 +183,20 @@ class ControlLog:
         contract = CONTRACTS[str(message.topic())]
         assert contract is not None, message.topic()
         ingest_ms = message.timestamp()[1]
-        event = decode(contract, message.value(), ingest_ms)
+        event = decode(contract, message.value(), ingest_ms, BYTES_MAX)
         if isinstance(event, Refusal):
             log.warning("control_log.refused", topic=message.topic(), rule=event.rule)
             return None
         if not isinstance(event, ControlEvent) or event.case != self._case:
             return None
-        return Entry(event, ingest_ms)
+        return Entry(
+            event,
+            ingest_ms,
+            str(message.topic()),
+            message.offset() or 0,
+            message.value() or b"",
+            header(message, "ce_source") or "",
+        )
 
     def _producer_config(self, writer: str) -> dict[str, str | int | float | bool]:
         return self._kafka.client_config(

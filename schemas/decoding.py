@@ -31,20 +31,21 @@ class Refusal:
     detail: str
 
 
-def decode(contract: type[E], value: bytes | None, ingest_ms: int) -> E | Refusal:
+def decode(
+    contract: type[E], value: bytes | None, ingest_ms: int, bytes_max: int = VALUE_BYTES_MAX
+) -> E | Refusal:
     """Judge one record's value.
 
     Args:
         contract: The topic's contract.
         value: The record's value as it came.
         ingest_ms: The broker's append time; the same at every replay, so the judgement is as well.
+        bytes_max: A longer value is refused unread.
     """
     if value is None:
         return Refusal("null_value", "value: not null", "the record has no value")
-    if len(value) > VALUE_BYTES_MAX:
-        return Refusal(
-            "too_large", f"value: at most {VALUE_BYTES_MAX} bytes", f"{len(value)} bytes"
-        )
+    if len(value) > bytes_max:
+        return Refusal("too_large", f"value: at most {bytes_max} bytes", f"{len(value)} bytes")
     try:
         event = contract.model_validate_json(value)
     except ValidationError as error:

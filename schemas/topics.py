@@ -133,6 +133,10 @@ CONTROL_TOPICS = (
     Topic("control.retraining", control.RetrainingOrder, "use case", retention_ms=-1),
     Topic("control.candidates", control.Candidate, "use case", retention_ms=-1),
     Topic("control.verdicts", control.Verdict, "use case", retention_ms=-1),
+    Topic("control.brake", control.Brake, "use case", retention_ms=-1),
+    Topic("control.access", control.DataAccess, "use case", retention_ms=-1),
+    Topic("control.incidents", control.Incident, "use case", retention_ms=-1),
+    Topic("control.audit", control.AuditRecord, "use case", retention_ms=-1),
 )
 
 

@@ -19,12 +19,13 @@ from schemas import usecase
 from schemas.control import Candidate, Release, Verdict, VerdictKind
 from schemas.control_log import ControlLog, ControlLogUnavailable
 from serving import release_log
+from serving.declared import has_rule
 from serving.docket import Docket, verdict_id
 from serving.gate import Requirement, gate
 from serving.manifest import ModelRefused
 from serving.mlflow_registry import MlflowRegistry, Showing
 from serving.registry import Registry, UnknownVersion
-from serving.releases import promoted, rolled_back, with_canary
+from serving.releases import promoted, rolled_back, suspended, with_canary
 from serving.resamples import interval
 from serving.runtime import ModelFailed
 from serving.signer import Signer
@@ -38,7 +39,12 @@ if TYPE_CHECKING:
     from schemas.worker import WorkerContext
     from serving.settings import AdmissionSettings, ServingSettings
 
-TOPICS = ("control.candidates", "control.verdicts", "control.releases")
+TOPICS = (
+    "control.candidates",
+    "control.verdicts",
+    "control.releases",
+    "control.incidents",
+)
 # How long a verdict waits at most; a canary that does harm answers on until it is obeyed.
 POLL_S = 0.2
 RESTART_S = 2.0
@@ -178,6 +184,10 @@ def decide(
         follow = promoted if ruling.verdict is VerdictKind.PROMOTE else rolled_back
         stamp = _stamp(release, ruling.event_time_ms, ruling.reason, "guard")
         return (follow(release, **stamp),)
+    incident = docket.incident()
+    if incident is not None and release is not None and has_rule(release.case):
+        stamp = _stamp(release, incident.event_time_ms, incident.reason, "admission")
+        return (suspended(release, incident.event_id, **stamp),)
     candidate = docket.candidate()
     if candidate is None or release is None:
         return None

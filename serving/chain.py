@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from serving.scoring import Serving
 
 K = TypeVar("K")
+# The reason of an answer that the champion was not asked for.
+SUSPENDED = "suspended"
 
 
 @dataclass
@@ -64,6 +66,9 @@ def replies(
     """Ask each row's version, and another one about the rows for which it has no answer."""
     out = [answering(arm, serving) for arm in arms]
     for version, mine in _by(range(len(out)), lambda row: out[row].version).items():
+        if serving.suspended and version == serving.state.versions[0]:
+            _suspend([out[row] for row in mine], serving)
+            continue
         part = rows if len(mine) == len(out) else rows[mine]
         asked = asking.ask(serving.models[version], part)
         for place, (row, score) in enumerate(zip(mine, asked.scores.tolist(), strict=True)):
@@ -92,6 +97,13 @@ def answering(arm: Arm, serving: Serving) -> Reply:
 def said(why: ModelFailed) -> str:
     """As a reason in a result."""
     return f"{why.reason}: {why.detail}" if why.detail else why.reason
+
+
+def _suspend(replies: Iterable[Reply], serving: Serving) -> None:
+    release = serving.state.release
+    for reply in replies:
+        reply.fell = SUSPENDED
+        reply.reasons.append(f"{SUSPENDED}: {release.incident if release else None}")
 
 
 def _ask_others(

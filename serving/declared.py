@@ -82,6 +82,17 @@ def declared(case: str, columns: Sequence[str]) -> Declared:
     )
 
 
+def has_rule(case: str) -> bool:
+    """Whether a use case declares a rule that answers where no model may.
+
+    Raises:
+        UnknownUseCase: There is no such module.
+    """
+    module = usecase.load("serving", case)
+    declared_ones = tuple(getattr(module, "FALLBACKS", tuple(Fallback)))
+    return Fallback.RULE in declared_ones and callable(getattr(module, "fallback", None))
+
+
 def tiers(case: str) -> Mapping[str, Tier]:
     """Estimator → where its versions run, as the use case declares it.
 

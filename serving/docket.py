@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from schemas.control import Candidate, Release, Verdict, VerdictKind
+from schemas.control import Candidate, Incident, Release, Verdict, VerdictKind
 from schemas.control_log import Entry
 from serving.catalogue import Catalogue
 from serving.releases import ReleaseState
@@ -21,6 +21,7 @@ class Docket:
         self._candidates: OrderedDict[str, Candidate] = OrderedDict()
         self._judged: set[str] = set()
         self._guard: list[Entry] = []
+        self._incidents: dict[str, Entry] = {}
 
     def fold(self, entries: Sequence[Entry]) -> None:
         """Take note of events, in any order between topics and as often as they come."""
@@ -34,6 +35,8 @@ class Docket:
             elif isinstance(event, Candidate):
                 if event.error is None and event.version is not None:
                     self._candidates.setdefault(event.event_id, event)
+            elif isinstance(event, Incident):
+                self._incidents.setdefault(event.event_id, entry)
             elif isinstance(event, Verdict):
                 if event.verdict in (VerdictKind.ADMIT, VerdictKind.REFUSE):
                     self._judged.add(event.event_id)
@@ -56,6 +59,22 @@ class Docket:
                 and entry.ingest_ms >= self.released_ms
             ):
                 return verdict
+        return None
+
+    def incident(self) -> Incident | None:
+        """The newest incident about the champion in force, after the last one that was looked at; None while it is suspended.
+
+        By its place in the topic, which is kept for ever: releases are compacted, and may all have been of later date.
+        """
+        release = self.state.release
+        if release is None or release.suspended:
+            return None
+        known = self._incidents.get(release.incident or "")
+        for entry in sorted(self._incidents.values(), key=lambda e: e.offset, reverse=True):
+            if known is not None and entry.offset <= known.offset:
+                return None
+            if isinstance(entry.event, Incident) and entry.event.version == release.champion:
+                return entry.event
         return None
 
     def candidate(self) -> Candidate | None:

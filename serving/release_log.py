@@ -17,7 +17,7 @@ from schemas.decoding import Refusal, decode
 from schemas.envelope import headers
 from schemas.errors import HeadraceError
 from schemas.settings import KafkaSettings
-from serving.releases import ReleaseState, promoted, rolled_back
+from serving.releases import ReleaseState, promoted, resumed, rolled_back
 
 TOPIC = "control.releases"
 TIMEOUT_S = 10.0
@@ -126,6 +126,25 @@ def rollback(
     """End the canary in force, and say what was published."""
     now = _in_force(kafka, case)
     return _published(kafka, rolled_back(now, **stamp(now, reason, decided_by)))
+
+
+def resume(
+    kafka: KafkaSettings, case: str, *, reason: str, decided_by: str = "operator"
+) -> Release:
+    """Ask the champion again that an incident suspended, and say what was published.
+
+    Raises:
+        ReleaseRefused: It is not suspended, or Kafka did not take it.
+    """
+    now = current(kafka, case)
+    if now is None or not now.suspended:
+        raise ReleaseRefused(
+            f"{TOPIC} of {case}",
+            wanted="a suspended champion",
+            came="there is no release" if now is None else f"{now.champion} is asked",
+            mend="`headrace release list` shows what is in force.",
+        )
+    return _published(kafka, resumed(now, **stamp(now, reason, decided_by)))
 
 
 def _in_force(kafka: KafkaSettings, case: str) -> Release:

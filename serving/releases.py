@@ -191,7 +191,17 @@ def promoted(now: Release, **stamp: str | int) -> Release:
     """
     if now.canary is None:
         raise ValueError(f"{now.case}: epoch {now.epoch} has no canary to promote")
-    return _next(now, champion=now.canary, canary=None, canary_share=0.0, **stamp)
+    return _next(now, champion=now.canary, canary=None, canary_share=0.0, suspended=False, **stamp)
+
+
+def suspended(now: Release, incident: str, **stamp: str | int) -> Release:
+    """The champion of `now` is asked no more, and the rule answers in its place, because of an incident."""
+    return _next(now, suspended=True, incident=incident, **stamp)
+
+
+def resumed(now: Release, **stamp: str | int) -> Release:
+    """The champion of `now` is asked again; the incident stays known, so that only a later one suspends it again."""
+    return _next(now, suspended=False, **stamp)
 
 
 def rolled_back(now: Release, **stamp: str | int) -> Release:

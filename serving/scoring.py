@@ -50,11 +50,18 @@ class Serving:
     refused: Mapping[str, str] = field(default_factory=dict)
     previous: str | None = None
 
+    @property
+    def suspended(self) -> bool:
+        """Whether the champion is not to be asked."""
+        return self.state.release is not None and self.state.release.suspended
+
     def other(self, version: str) -> str | None:
         """Who is asked where `version` has no answer: the champion, or for the champion the one before it.
 
-        Never the canary, which would then answer more than its share.
+        Never the canary, which would then answer more than its share; and nobody while the champion is suspended.
         """
+        if self.suspended:
+            return None
         champion = self.state.versions[0]
         other = champion if version != champion else self.previous
         return other if other in self.models and other != version else None

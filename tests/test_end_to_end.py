@@ -110,6 +110,10 @@ def test_every_served_value_is_explained(summary: dict[str, Any]) -> None:
         "release list --history 10",
         "audit",
         "accuracy",
+        "audit verify",
+        "loop status",
+        "loop pause --reason holidays --until 2d",
+        "loop resume",
         "accuracy --by week,version,carrier",
         "replay --from 12h",
         "topics list",
@@ -122,6 +126,17 @@ def test_a_command_of_the_readme_works_on_the_stack(command: str, home: Path) ->
     done = headrace(command, home / "demo" / "stack")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout
+
+
+@pytest.mark.usefixtures("running")
+def test_requirements_are_checked_with_evidence(home: Path) -> None:
+    done = headrace("requirements check --json", home / "demo" / "stack")
+    told = {one["requirement"]: one for one in json.loads(done.stdout)["requirements"]}
+    assert done.returncode in (0, 1, 2), done.stderr
+    assert told["availability.share"]["rows"] > 1_000
+    assert told["availability.share"]["value"] > 0.99
+    assert told["latency.p95_ms"]["rows"] > 1_000
+    assert any(name.startswith("freshness.") for name in told)
 
 
 def test_a_decision_is_explained_from_the_lake(running: Settings, home: Path) -> None:

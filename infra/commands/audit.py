@@ -1,4 +1,4 @@
-"""`headrace audit`."""
+"""`headrace audit`, and `headrace audit verify`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from infra.commands.audit_verify import verify
 from infra.json_print import print_json
 
 if TYPE_CHECKING:
     from features.settings import StoreSettings
     from infra.exactly_once import Judgement, Place
 
-app = typer.Typer()
+app = typer.Typer(name="audit")
+app.command("verify")(verify)
 
 SHOWN = 10
 
 
-@app.command("audit")
+@app.callback(invoke_without_command=True)
 def audit(
+    context: typer.Context,
     since: str = typer.Option(
         "", help="Only what the broker received from then on: ISO, or 2h ago."
     ),
@@ -30,10 +33,12 @@ def audit(
 
     Looks for requests lost, answered twice, answered and refused, or answered unasked; for results out of their key's
     order, ahead of the group's offsets, or archived though their transaction was aborted. It may run while requests are
-    answered. Exit code 1 where anything is wrong.
+    answered. Exit code 1 where anything is wrong. `headrace audit verify` looks at the record of decisions instead.
 
     Example: headrace audit --since 2h
     """
+    if context.invoked_subcommand is not None:
+        return
     import time
 
     from infra.exactly_once import check

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from infra.commands.models_access import recorded
 from infra.commands.models_card import card
 from infra.commands.models_keys import keys, sign
 from infra.commands.models_quantize import quantize
@@ -174,7 +175,8 @@ def _trained(settings: Settings, job: Job) -> str:
             typer.echo(f"{doing} …", err=True)
 
     context = WorkerContext(settings.case, threading.Event(), report)
-    version, error = trainer.train(job, settings.pipelines, context)
+    reading = recorded(settings, job, _listens)
+    version, error = trainer.train(job, settings.pipelines, context, reading)
     if version is None:
         raise TrainingRefused(
             f"training of {settings.case}", wanted="a version", came=f"there is none: {error}"

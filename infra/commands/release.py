@@ -1,4 +1,4 @@
-"""`headrace release list | canary | promote | rollback | shadow | pin | rule`."""
+"""`headrace release list | canary | promote | rollback | resume | shadow | pin | rule`."""
 
 from __future__ import annotations
 
@@ -96,6 +96,19 @@ def rollback(reason: str = REASON) -> None:
     typer.echo(_said(release_log.rollback(settings.kafka, settings.case, reason=reason)))
 
 
+@app.command("resume")
+def resume(reason: str = REASON) -> None:
+    """Ask the champion again that an incident has suspended. Another incident of it, of a later window, suspends it again.
+
+    Example: headrace release resume --reason "the labels were wrong"
+    """
+    from infra.settings import Settings
+    from serving import release_log
+
+    settings = Settings.load()
+    typer.echo(_said(release_log.resume(settings.kafka, settings.case, reason=reason)))
+
+
 @app.command("shadow")
 def shadow(
     version: str = typer.Argument("", help="The version."), *, off: bool = OFF, reason: str = REASON
@@ -168,7 +181,10 @@ def _said(release: Release) -> str:
     canary = f", canary {release.canary} at {share}" if release.canary else ""
     shadow = f", shadow {release.shadow}" if release.shadow else ""
     who = f"{release.decided_by}: {release.reason}"
-    lines = [f"epoch {release.epoch}: champion {release.champion}{canary}{shadow} ({who})"]
+    suspended = " suspended" if release.suspended else ""
+    lines = [
+        f"epoch {release.epoch}: champion {release.champion}{suspended}{canary}{shadow} ({who})"
+    ]
     lines += [f"  {key} is pinned to {to}" for key, to in list(release.pins.items())[:PINS_SHOWN]]
     if len(release.pins) > PINS_SHOWN:
         lines.append(f"  and {len(release.pins) - PINS_SHOWN} more pins (--json)")

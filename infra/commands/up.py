@@ -25,8 +25,11 @@ def up() -> None:
     from infra.commands.status import addresses, table
     from infra.local import stack
     from infra.settings import Settings
+    from schemas import requirements
 
     settings = Settings.load()
+    # What cannot be meant is told here, and not by workers that start again and again.
+    requirements.load(settings.case)
     if not stack.is_running(settings):
         require(settings)
     console = Console()

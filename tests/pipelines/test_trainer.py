@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,13 +19,14 @@ from hypothesis import strategies as st
 from features.settings import StoreSettings
 from infra.local.kafka import KafkaServer
 from pipelines import trainer
+from pipelines.lineage import FILE
 from pipelines.settings import PipelineSettings
 from pipelines.train_process import Job
 from pipelines.trainer import OpenOrders, built_for
 from schemas import topics
-from schemas.control import Candidate, RetrainingOrder
+from schemas.control import Brake, BrakeKind, Candidate, ControlEvent, DataAccess, RetrainingOrder
 from schemas.control_log import ControlLog, Entry
-from schemas.manifest import folder_digest, versions
+from schemas.manifest import Manifest, folder_digest, versions
 from schemas.settings import KafkaSettings
 from schemas.worker import WorkerContext
 from tests.pipelines.january import SINCE_MS, UNTIL_MS, lake
@@ -90,7 +92,7 @@ def candidate(name: str) -> Candidate:
     )
 
 
-def publish(kafka: KafkaSettings, *events: RetrainingOrder) -> None:
+def publish(kafka: KafkaSettings, *events: ControlEvent) -> None:
     with ControlLog(kafka, CASE, (), "test.orders") as log:
         log.publish(*events)
 
@@ -99,6 +101,12 @@ def answers(kafka: KafkaSettings, name: str) -> list[Candidate]:
     with ControlLog(kafka, CASE, ("control.candidates",)) as log:
         found = [e.event for e in log.read_all()]
     return [c for c in found if isinstance(c, Candidate) and c.order_id == f"order-{name}"]
+
+
+def accesses(kafka: KafkaSettings, name: str) -> list[DataAccess]:
+    with ControlLog(kafka, CASE, ("control.access",)) as log:
+        found = [e.event for e in log.read_all()]
+    return [a for a in found if isinstance(a, DataAccess) and a.order_id == f"order-{name}"]
 
 
 def await_answer(kafka: KafkaSettings, name: str) -> Candidate:
@@ -129,33 +137,66 @@ class Running:
         assert not self._thread.is_alive()
 
 
+def proposal(name: str) -> RetrainingOrder:
+    return order(name).model_copy(update={"approve_by_ms": UNTIL_MS})
+
+
+def word(name: str, kind: BrakeKind) -> Brake:
+    return Brake(
+        event_id=f"brake-{name}",
+        event_time_ms=UNTIL_MS,
+        case=CASE,
+        decided_at_ms=1,
+        sequence=1,
+        kind=kind,
+        order_id=None if kind in (BrakeKind.PAUSE, BrakeKind.RESUME) else f"order-{name}",
+        by="ann",
+        reason="test",
+    )
+
+
 events = st.lists(
-    st.one_of(st.sampled_from("abc").map(order), st.sampled_from("abc").map(candidate)),
-    max_size=12,
+    st.one_of(
+        st.sampled_from("abc").map(order),
+        st.sampled_from("de").map(proposal),
+        st.sampled_from("abcde").map(candidate),
+        st.builds(word, st.sampled_from("abcde"), st.sampled_from(BrakeKind)),
+    ),
+    max_size=16,
 )
 
 
 @given(events)
-def test_open_is_what_was_ordered_and_not_answered(
-    said: list[RetrainingOrder | Candidate],
+def test_open_is_what_was_ordered_and_neither_answered_nor_refused(
+    said: list[RetrainingOrder | Candidate | Brake],
 ) -> None:
     orders = OpenOrders()
     for event in said:
         orders.fold([Entry(event, 0)])
     ordered = {e.event_id for e in said if isinstance(e, RetrainingOrder)}
-    answered = {e.order_id for e in said if isinstance(e, Candidate)}
-    assert orders.count == len(ordered - answered)
+    words = [e for e in said if isinstance(e, Brake)]
+    done = {e.order_id for e in said if isinstance(e, Candidate)}
+    done |= {str(e.order_id) for e in words if e.kind in (BrakeKind.REFUSE, BrakeKind.LAPSE)}
+    approved = {e.order_id for e in words if e.kind is BrakeKind.APPROVE}
+    waiting = {f"order-{name}" for name in "de"} - approved
+    assert orders.count == len(ordered - done)
     first = orders.first()
-    assert (first is None) == (not ordered - answered)
-    assert first is None or first.event_id in ordered - answered
+    assert (first is None) == (not ordered - done - waiting)
+    assert first is None or first.event_id in ordered - done - waiting
 
 
 def test_an_order_becomes_a_candidate_once(
     broker: KafkaSettings, january: StoreSettings, tmp_path: Path
 ) -> None:
     publish(broker, order("plain"))
-    with Running(broker, january, tmp_path) as worker:
+    told = january.model_copy(update={"lineage_dir": str(tmp_path / "lineage")})
+    with Running(broker, told, tmp_path) as worker:
         made = await_answer(broker, "plain")
+    (read,) = accesses(broker, "plain")
+    assert (read.by, read.since_ms, read.until_ms) == ("trainer", SINCE_MS, UNTIL_MS)
+    assert read.snapshots == Manifest.read(tmp_path / "flights" / "v0001").snapshots
+    lines = (tmp_path / "lineage" / FILE).read_text().splitlines()
+    assert [json.loads(line)["eventType"] for line in lines] == ["START", "COMPLETE"]
     folder = tmp_path / "flights" / "v0001"
     assert (made.version, made.folder, made.error) == ("v0001", str(folder), None)
     assert made.digest == folder_digest(folder)
@@ -177,6 +218,21 @@ def test_an_order_on_nothing_is_answered_with_the_reason(
     assert made.version is None
     assert "there are none" in str(made.error)
     assert not list(tmp_path.glob("flights/*"))
+
+
+def test_what_is_proposed_waits_for_approval_and_what_is_refused_is_not_trained(
+    broker: KafkaSettings, january: StoreSettings, tmp_path: Path
+) -> None:
+    nothing = {"until_ms": SINCE_MS + 1, "approve_by_ms": UNTIL_MS}
+    publish(broker, *(order(name).model_copy(update=nothing) for name in ("refused", "waiting")))
+    publish(broker, word("refused", BrakeKind.APPROVE), word("refused", BrakeKind.REFUSE))
+    with Running(broker, january, tmp_path) as worker:
+        while not worker.said:
+            time.sleep(0.1)
+        assert not answers(broker, "waiting")
+        publish(broker, word("waiting", BrakeKind.APPROVE))
+        await_answer(broker, "waiting")
+    assert not answers(broker, "refused")
 
 
 def test_a_version_that_was_finished_before_the_crash_is_published_not_trained_again(
