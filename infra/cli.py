@@ -34,6 +34,7 @@ VERBS = {
     "loop": "Drift to retraining: status, approve, refuse, pause, resume.",
     "requirements": "What the use case has signed off, and whether it is met.",
     "explain": "One decision, whole: request, features, who answered and why, timings, outcome.",
+    "reports": "Drift windows, newest first: what moved, what was done, the pages; serve them.",
     "accuracy": "What answers turned out to be worth, by version, route, segment, week.",
     "replay": "Score past decisions again from their logged vectors; print what differs.",
     "audit": "Was every request answered exactly once? And is the record of decisions whole?",

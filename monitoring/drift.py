@@ -1,4 +1,4 @@
-"""Has a window moved away from its reference? The kernel: arrays in, verdicts out.
+"""Has a window moved away from its reference? The verdicts: columns in, one verdict each out. Pure.
 
 Each column gets a test and an effect size, because on thousands of rows a p-value alone calls every ripple a flood:
 
@@ -7,23 +7,39 @@ Each column gets a test and an effect size, because on thousands of rows a p-val
 - nulls: a share that moved is drift too, tested as a two-category column; the greater effect of both counts.
 
 A column has drifted when its p-value, corrected for the number of columns by Holm's step-down procedure (Holm 1979,
-which holds under any dependence between columns), is at most `alpha`, and its effect at least `effect_min`.
+which holds under any dependence between columns), is at most `alpha`, and its effect at least `effect_min`. A column whose
+window looks like a fault of its source has drifted as well, and is told apart as broken: nothing is to be learnt from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+from monitoring.column_drift import ColumnDrift
+from monitoring.ks_distribution import ks_p_values
+from monitoring.two_samples import (
+    Sample,
+    homogeneity_p,
+    ks_statistic,
+    pooled,
+    table_of,
+    total_variation,
+)
 
 Floats = NDArray[np.float64]
 
 # Below this many values in either sample neither test says anything worth acting on.
 VALUES_MIN = 20
+CATEGORIES_TOLD = 5
+# A window may well be constant at the value that so much of the reference has: no rain for a week, all the sky to see.
+USUAL_SHARE = 0.5
+_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 
 @dataclass(frozen=True)
@@ -40,37 +56,20 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
-class ColumnDrift:
-    """One column's verdict.
-
-    Attributes:
-        column: Its name.
-        test: "ks", "chi2", or "none" where there was nothing to compare.
-        statistic: KS D, or the total variation distance: the effect as well.
-        p_value: Corrected for the number of columns.
-        drifted: Both significant and large enough.
-        note: What a reader should know: constant, empty, too few values, a new category, moved nulls.
-    """
-
-    column: str
-    test: str
-    statistic: float
-    p_value: float
-    drifted: bool
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class _Comparison:
+    """What was found of a column; a p-value of KS is worked out later, for all columns at once."""
+
     test: str
     effect: float
     p_value: float
-    note: str
+    note: str = ""
+    strange: float = 0.0
+    sizes: tuple[int, int] | None = None
 
 
 def compare(
-    reference: Mapping[str, Floats],
-    window: Mapping[str, Floats],
+    reference: Mapping[str, Floats | Sample],
+    window: Mapping[str, Floats | Sample],
     *,
     categorical: AbstractSet[str],
     thresholds: Thresholds,
@@ -78,7 +77,8 @@ def compare(
     """Judge every column of the reference.
 
     Args:
-        reference: Column → values, NaN for null; lengths may differ between the two sides.
+        reference: Column → values, NaN for null; lengths may differ between the two sides. Given as samples that are kept,
+            it is sorted once for all windows.
         window: As `reference`; a column that is missing counts as all null.
         categorical: Columns that hold codes.
         thresholds: When a difference counts.
@@ -86,27 +86,25 @@ def compare(
     Returns:
         One verdict a column, in the reference's order; never an exception for odd data.
     """
-    empty = np.array([np.nan] * max((len(v) for v in window.values()), default=0))
-    found = [
-        _compare_column(
-            np.asarray(values, dtype=np.float64),
-            np.asarray(window.get(name, empty), dtype=np.float64),
-            categorical=name in categorical,
-        )
-        for name, values in reference.items()
-    ]
-    corrected = holm(np.array([c.p_value for c in found], dtype=np.float64))
-    return tuple(
-        ColumnDrift(
-            column=name,
-            test=c.test,
-            statistic=c.effect,
-            p_value=float(p),
-            drifted=bool(p <= thresholds.alpha and c.effect >= thresholds.effect_min),
-            note=c.note,
-        )
-        for name, c, p in zip(reference, found, corrected, strict=True)
+    ours, theirs = (_samples(side) for side in (reference, window))
+    empty = Sample(np.full(max((s.rows for s in theirs.values()), default=0), np.nan))
+    pairs = [(name, sample, theirs.get(name, empty)) for name, sample in ours.items()]
+    values = _valued(
+        [_compare_values(a, b, categorical=name in categorical) for name, a, b in pairs]
     )
+    nulls = [_compare_nulls(a, b, categorical=name in categorical) for name, a, b in pairs]
+    found = [_worse(v, n) for v, n in zip(values, nulls, strict=True)]
+    corrected = holm(np.array([c.p_value for c in found], dtype=np.float64))
+    verdicts = []
+    for name, one, p_value in zip(ours, found, corrected.tolist(), strict=True):
+        drifted = p_value <= thresholds.alpha and one.effect >= thresholds.effect_min
+        broken = drifted and one.strange >= thresholds.effect_min
+        verdicts.append(ColumnDrift(name, one.test, one.effect, p_value, drifted, one.note, broken))
+    return tuple(verdicts)
+
+
+def _samples(side: Mapping[str, Floats | Sample]) -> dict[str, Sample]:
+    return {n: v if isinstance(v, Sample) else Sample(v) for n, v in side.items()}
 
 
 def holm(p_values: Floats) -> Floats:
@@ -119,68 +117,87 @@ def holm(p_values: Floats) -> Floats:
     return adjusted
 
 
-def _compare_column(reference: Floats, window: Floats, *, categorical: bool) -> _Comparison:
-    if len(reference) == 0 or len(window) == 0:
-        return _Comparison("none", 0.0, 1.0, "empty reference" if len(window) else "empty window")
-    nulls = _compare_nulls(reference, window)
-    ours, theirs = reference[~np.isnan(reference)], window[~np.isnan(window)]
-    if min(len(ours), len(theirs)) < VALUES_MIN:
-        values = _Comparison("none", 0.0, 1.0, _scarcity(ours, theirs))
-    elif categorical:
-        values = _chi_squared(ours, theirs)
-    else:
-        values = _kolmogorov_smirnov(ours, theirs)
-    if nulls.effect > values.effect:
-        note = "; ".join(filter(None, (values.note, nulls.note)))
-        return _Comparison(nulls.test, nulls.effect, min(nulls.p_value * 2, 1.0), note)
-    # Two tests were made of this column; Bonferroni within it keeps Holm's count of columns honest.
-    return _Comparison(values.test, values.effect, min(values.p_value * 2, 1.0), values.note)
+def _valued(found: list[_Comparison]) -> list[_Comparison]:
+    """With the p-values of all Kolmogorov-Smirnov tests."""
+    places = [i for i, one in enumerate(found) if one.sizes is not None]
+    sizes = np.array([found[i].sizes for i in places], dtype=np.int64).reshape(-1, 2)
+    effects = np.array([found[i].effect for i in places], dtype=np.float64)
+    for i, p_value in zip(places, ks_p_values(effects, *sizes.T).tolist(), strict=True):
+        found[i] = replace(found[i], p_value=p_value)
+    return found
 
 
-def _scarcity(reference: Floats, window: Floats) -> str:
-    if len(reference) == 0:
-        return "no values in the reference" if len(window) else "all null on both sides"
-    return f"{len(window)} values" if len(window) else "all null in the window"
+def _worse(values: _Comparison, nulls: _Comparison) -> _Comparison:
+    """The greater effect of the two. Two tests were made: Bonferroni within a column keeps Holm's count of columns honest."""
+    note = "; ".join(filter(None, (values.note, nulls.note)))
+    one = replace(nulls, note=note) if nulls.effect > values.effect else values
+    strange = max(values.strange, nulls.strange)
+    return replace(one, p_value=min(one.p_value * 2, 1.0), strange=strange)
 
 
-def _compare_nulls(reference: Floats, window: Floats) -> _Comparison:
-    ours, theirs = np.isnan(reference).astype(float), np.isnan(window).astype(float)
-    found = _chi_squared(ours, theirs)
-    return _Comparison(
-        "chi2", found.effect, found.p_value, f"nulls {ours.mean():.1%} → {theirs.mean():.1%}"
-    )
+def _present(sample: Sample, *, categorical: bool) -> int:
+    return int(sample.category.counts.sum()) if categorical else len(sample.ordered)
 
 
-def _kolmogorov_smirnov(reference: Floats, window: Floats) -> _Comparison:
+def _compare_values(reference: Sample, window: Sample, *, categorical: bool) -> _Comparison:
+    if reference.rows == 0 or window.rows == 0:
+        return _Comparison("none", 0.0, 1.0, "empty reference" if window.rows else "empty window")
+    ours, theirs = (_present(side, categorical=categorical) for side in (reference, window))
+    if min(ours, theirs) < VALUES_MIN:
+        strange = float(theirs < VALUES_MIN <= ours)
+        return _Comparison("none", 0.0, 1.0, _scarcity(ours, theirs), strange)
+    return (_chi_squared if categorical else _kolmogorov_smirnov)(reference, window)
+
+
+def _scarcity(reference: int, window: int) -> str:
+    if reference == 0:
+        return "no values in the reference" if window else "all null on both sides"
+    return f"{window} values" if window else "all null in the window"
+
+
+def _compare_nulls(reference: Sample, window: Sample, *, categorical: bool) -> _Comparison:
+    if reference.rows == 0 or window.rows == 0:
+        return _Comparison("none", 0.0, 1.0)
+    there = [_present(side, categorical=categorical) for side in (reference, window)]
+    rows = [reference.rows, window.rows]
+    table = np.array([[n, all_ - n] for n, all_ in zip(there, rows, strict=True)], dtype=np.int64)
+    effect = total_variation(table)
+    if not effect:
+        return _Comparison("chi2", 0.0, 1.0)
+    ours, theirs = table[:, 1] / rows
+    return _Comparison("chi2", effect, homogeneity_p(table), f"nulls {ours:.1%} → {theirs:.1%}")
+
+
+def _kolmogorov_smirnov(reference: Sample, window: Sample) -> _Comparison:
+    ours, theirs = reference.ordered, window.ordered
+    flat = [bool(side[0] == side[-1]) for side in (ours, theirs)]
     note = ""
-    if np.ptp(reference) == 0:
-        note = "constant in the reference"
-        if np.ptp(window) == 0 and window[0] == reference[0]:
+    if flat[0]:
+        if flat[1] and ours[0] == theirs[0]:
             return _Comparison("ks", 0.0, 1.0, "constant")
-    # The exact distribution is slow beyond a few thousand rows and the same in all digits that matter.
-    found = stats.ks_2samp(reference, window, method="asymp")
-    return _Comparison("ks", float(found.statistic), float(found.pvalue), note)
+        note = "constant in the reference"
+    elif flat[1]:
+        note = "constant in the window"
+    effect = ks_statistic(ours, theirs)
+    first, last = (np.searchsorted(ours, theirs[0], side=side) for side in _SIDES)
+    usual = (last - first) / len(ours) >= USUAL_SHARE
+    strange = float(flat[1] and not flat[0] and not usual)
+    return _Comparison("ks", effect, 1.0, note, strange, (len(ours), len(theirs)))
 
 
-def _chi_squared(reference: Floats, window: Floats) -> _Comparison:
-    codes, inverse = np.unique(np.concatenate([reference, window]), return_inverse=True)
+def _chi_squared(reference: Sample, window: Sample) -> _Comparison:
+    codes, table = table_of(reference.category, window.category)
     if len(codes) == 1:
         return _Comparison("chi2", 0.0, 1.0, "constant")
-    ours = np.bincount(inverse[: len(reference)], minlength=len(codes))
-    theirs = np.bincount(inverse[len(reference) :], minlength=len(codes))
-    distance = 0.5 * float(np.abs(ours / ours.sum() - theirs / theirs.sum()).sum())
-    _, p_value, _, _ = stats.chi2_contingency(
-        _merge_rare(np.stack([ours, theirs])), correction=False
-    )
-    new = codes[(ours == 0) & (theirs > 0)]
-    note = f"new categories: {', '.join(f'{c:g}' for c in new[:5])}" if len(new) else ""
-    return _Comparison("chi2", distance, float(p_value), note)
-
-
-def _merge_rare(table: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Categories expected fewer than five times a side go together: below that chi-squared is no longer chi-squared."""
-    expected = table.sum(axis=0) * (table.sum(axis=1).min() / table.sum())
-    rare = expected < 5  # noqa: PLR2004 - the customary bound (Cochran 1954)
-    if rare.all() or rare.sum() == 1:
-        return table
-    return np.column_stack([table[:, ~rare], table[:, rare].sum(axis=1)]) if rare.any() else table
+    new = (table[0] == 0) & (table[1] > 0)
+    strange = float(table[1][new].sum() / table[1].sum())
+    notes = []
+    if new.any():
+        told = ", ".join(f"{code:g}" for code in codes[new][:CATEGORIES_TOLD])
+        notes.append(f"new categories: {told}")
+    if np.count_nonzero(table[1]) == 1 < np.count_nonzero(table[0]):
+        notes.append("constant in the window")
+        usual = table[0][table[1] > 0][0] / table[0].sum() >= USUAL_SHARE
+        strange = float(not usual)
+    p_value = homogeneity_p(pooled(table))
+    return _Comparison("chi2", total_variation(table), p_value, "; ".join(notes), strange)

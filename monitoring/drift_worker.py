@@ -9,6 +9,7 @@ its alert has the same id, is known from the control topics, and is not repeated
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from monitoring.reference import MissingReference, Reference
 from monitoring.report_folder import ReportFolder
 from monitoring.report_index import window_name
 from monitoring.reports import ReportWriter
+from monitoring.row_windows import RowWindows
 from monitoring.windows import ResultRow, Window, Windows
 from schemas import requirements, usecase
 from schemas.control import (
@@ -40,7 +42,7 @@ from schemas.control import (
 from schemas.control_log import ControlLog, ControlLogUnavailable
 
 if TYPE_CHECKING:
-    from monitoring.policy import Policy
+    from monitoring.policy import Policy, WindowPolicy
     from monitoring.settings import MonitoringSettings
     from schemas.settings import KafkaSettings
     from schemas.worker import WorkerContext
@@ -133,15 +135,25 @@ def _settle(kafka: KafkaSettings, case: str, worker: DriftWorker, now_ms: int) -
         worker.observe(said)
 
 
-def _windows(case: str, events: EventReader) -> Windows:
-    policy: Policy = usecase.load("monitoring", case).POLICY
+def _windows(case: str, events: EventReader) -> Windows | RowWindows:
+    policy: WindowPolicy = usecase.load("monitoring", case).POLICY.window
+    closed_until_ms = int(events.note or 0)
+    if policy.rows is not None:
+        return RowWindows(
+            results=events.results,
+            joined=events.joined,
+            rows=policy.rows,
+            grace_ms=policy.grace_ms,
+            patience_ms=policy.length_ms,
+            closed_until_ms=closed_until_ms,
+        )
     return Windows(
         results=events.results,
         joined=events.joined,
-        length_ms=policy.window.length_ms,
-        grace_ms=policy.window.grace_ms,
-        rows_max=policy.window.rows_max,
-        closed_until_ms=int(events.note or 0),
+        length_ms=policy.length_ms,
+        grace_ms=policy.grace_ms,
+        rows_max=policy.rows_max,
+        closed_until_ms=closed_until_ms,
     )
 
 
@@ -155,7 +167,7 @@ class DriftWorker:
         control: ControlLog,
         reports: ReportFolder,
         models_dir: Path,
-        windows: Windows,
+        windows: Windows | RowWindows,
     ) -> None:
         self._case = case
         self._policy: Policy = usecase.load("monitoring", case).POLICY
@@ -214,8 +226,14 @@ class DriftWorker:
         if judgement.columns:
             self._reports.publish(window, judgement, reference, self._categorical)
         self._hold_to_floor(window, judgement)
-        action = self._act(window, judgement, reference) if judgement.kinds else judgement.note
-        self._reports.record(window, judgement, action or "nothing to do")
+        action = self._act(window, judgement, reference) if judgement.kinds else judgement.said
+        self._reports.record(
+            window,
+            judgement,
+            action or "nothing to do",
+            reference=reference,
+            policy=self._policy.drift,
+        )
         log.info(
             "window_closed",
             window=window_name(window.start_ms),
@@ -256,6 +274,8 @@ class DriftWorker:
         now_ms = self.closing_ms(window)
         alert = self._alert(window, judgement, reference, now_ms)
         decision = self._loop.decide(window.start_ms, now_ms)
+        if decision.acts and judgement.held_back_by is not None:
+            decision = replace(decision, held_back_by=judgement.held_back_by)
         if decision.repeated:
             return self._action(alert, decision)
         self._publish(*self._events(alert, decision, now_ms))

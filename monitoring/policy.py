@@ -14,19 +14,26 @@ WEEKDAYS = 7
 
 @dataclass(frozen=True)
 class WindowPolicy:
-    """How results are cut into windows, by event time.
+    """How results are cut into windows: by event time, or by rows where `rows` is given. Windows do not overlap.
 
     Attributes:
-        length_ms: Windows are aligned to the epoch and do not overlap.
+        length_ms: By event time: of a window, aligned to the epoch. Also how much longer than its grace a window waits for
+            outcomes while their join is behind.
         grace_ms: How long after its end a window waits for late results and for outcomes.
         rows_min: Fewer results (or joined rows) than this are not judged.
-        rows_max: More are sampled down to this.
+        rows_max: By event time: more are sampled down to this.
+        rows: By rows: a window ends with so many results, whenever that is.
     """
 
     length_ms: int
     grace_ms: int
     rows_min: int
     rows_max: int = 50_000
+    rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and self.rows < max(self.rows_min, 1):
+            raise ValueError(f"windows of {self.rows} rows would never hold {self.rows_min}")
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from monitoring.two_samples import Sample
 from schemas.errors import HeadraceError
 
 
@@ -35,6 +37,16 @@ class Reference:
     log_loss: float | None
     rows: int
     label_rate: float | None
+
+    @cached_property
+    def samples(self) -> dict[str, Sample]:
+        """The inputs as the kernel takes them: sorted or counted once for all windows."""
+        return {name: Sample(values) for name, values in self.inputs.items()}
+
+    @cached_property
+    def score_sample(self) -> Sample:
+        """The scores, likewise."""
+        return Sample(self.score)
 
 
 def load(models_dir: Path, model: str, version: str) -> Reference:

@@ -1,4 +1,4 @@
-"""The folder of one use case's drift pages: a page for each judged window, a line in the index for each window."""
+"""The folder of one use case's drift pages: a page for each window, plots of each judged one, a line in the index for each."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from monitoring.judgement import SCORE, Judgement, champion_scores, input_columns
 from monitoring.report_index import Line, record, window_name
-from monitoring.reports import ReportTask, ReportWriter
+from monitoring.reports import WORKSPACE, ReportTask, ReportWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from monitoring.policy import DriftPolicy
     from monitoring.reference import Reference
     from monitoring.windows import Window
 
@@ -27,6 +28,10 @@ class ReportFolder:
         """Where this window's page will be."""
         return self._folder / f"{window_name(window.start_ms)}.html"
 
+    def plots(self, window: Window) -> Path:
+        """Where Evidently's page of it will be."""
+        return self._folder / f"{window_name(window.start_ms)}.plots.html"
+
     def publish(
         self,
         window: Window,
@@ -34,11 +39,11 @@ class ReportFolder:
         reference: Reference,
         categorical: frozenset[str],
     ) -> None:
-        """Ask for the page; it is there some seconds later."""
+        """Ask for the plots; they are there some seconds later."""
         rows = [r for r in window.results if r.features]
         self.writer.ask(
             ReportTask(
-                path=self.path(window),
+                path=self.plots(window),
                 reference={**reference.inputs, SCORE: reference.score},
                 window={
                     **input_columns(rows, reference.inputs),
@@ -46,12 +51,22 @@ class ReportFolder:
                 },
                 categorical=categorical,
                 seed=window.start_ms,
+                workspace=self._folder / WORKSPACE,
+                project=self._case,
+                start_ms=window.start_ms,
             )
         )
 
-    def record(self, window: Window, judgement: Judgement, action: str) -> None:
-        """The window's line in the index; with a link where it was judged."""
-        judged = bool(judgement.columns)
+    def record(
+        self,
+        window: Window,
+        judgement: Judgement,
+        action: str,
+        *,
+        reference: Reference | None = None,
+        policy: DriftPolicy | None = None,
+    ) -> None:
+        """The window's page and its line in the index; with a link to plots where it was judged."""
         record(
             self._folder,
             self._case,
@@ -65,6 +80,11 @@ class ReportFolder:
                 auc=judgement.live.auc,
                 log_loss=judgement.live.log_loss,
                 action=action,
-                report=self.path(window).name if judged else None,
+                report=self.path(window).name,
+                plots=self.plots(window).name if judgement.columns else None,
+                verdicts=judgement.columns,
+                effect_min=policy.inputs.effect_min if policy else None,
+                reference_auc=reference.auc if reference else None,
+                reference_log_loss=reference.log_loss if reference else None,
             ),
         )

@@ -1,18 +1,21 @@
-"""Evidently's report of one window: the only file that knows its interface (0.7).
+"""Evidently's report of one window, and its workspace of all: the only file that knows its interface (0.7).
 
-Evidently explains; it does not decide. Its p-values are not corrected for the number of columns, so verdicts come from
-`monitoring.drift`, and this page shows the shapes behind them.
+Evidently explains; it does not decide. It takes the same tests, but its p-values are not corrected for the number of columns,
+so verdicts come from `monitoring.drift`, and this page shows the shapes behind them. The workspace holds the same reports
+for Evidently's own pages: `python -m monitoring.reports <workspace> <port>` serves it on loopback.
 """
 
 from __future__ import annotations
 
 import os
 import queue
+import secrets
 import sys
 import threading
 import warnings
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +25,12 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import pandas as pd
+    from evidently.core.report import Snapshot
 
+DO_NOT_TRACK = "DO_NOT_TRACK"
 ROWS_MAX = 5_000
+WORKSPACE = "evidently"
+LOOPBACK = "127.0.0.1"
 # A page is wanted within the minute; events are wanted now.
 NICENESS = 15
 
@@ -32,13 +39,19 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class ReportTask:
-    """What one page shows. Columns hold NaN for null; the score is a column like any other."""
+    """What one page shows. Columns hold NaN for null; the score is a column like any other.
+
+    Where a `workspace` is given, the report goes into its `project` too, dated by the window's start.
+    """
 
     path: Path
     reference: dict[str, NDArray[np.float64]]
     window: dict[str, NDArray[np.float64]]
     categorical: AbstractSet[str]
     seed: int
+    workspace: Path | None = None
+    project: str = ""
+    start_ms: int = 0
 
 
 def write(task: ReportTask) -> None:
@@ -51,7 +64,7 @@ def write(task: ReportTask) -> None:
 
 def _write(task: ReportTask) -> None:
     # Evidently reports usage to its makers unless this is set before it is imported.
-    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault(DO_NOT_TRACK, "1")
     from evidently import DataDefinition, Dataset, Report  # noqa: PLC0415
     from evidently.presets import DataDriftPreset  # noqa: PLC0415
 
@@ -73,11 +86,36 @@ def _write(task: ReportTask) -> None:
         )
         for side in (task.window, task.reference)
     ]
-    snapshot = Report([DataDriftPreset(columns=columns)]).run(*sides)
+    preset = DataDriftPreset(columns=columns, num_method="ks", cat_method="chisquare")
+    at = datetime.fromtimestamp(task.start_ms / 1000, UTC)
+    snapshot = Report([preset]).run(*sides, timestamp=at, name=f"{at:%Y-%m-%d %H:%M}")
+    # A window that is judged again is in the workspace already.
+    if task.workspace is not None and not task.path.exists():
+        _keep(task.workspace, task.project, snapshot)
     task.path.parent.mkdir(parents=True, exist_ok=True)
     draft = task.path.with_suffix(".draft")
     snapshot.save_html(str(draft))
     draft.replace(task.path)
+
+
+def _keep(workspace: Path, project: str, snapshot: Snapshot) -> None:
+    from evidently.ui.workspace import Workspace  # noqa: PLC0415
+
+    held = Workspace.create(str(workspace))
+    found = held.search_project(project)
+    held.add_run((found[0] if found else held.create_project(project)).id, snapshot)
+
+
+def serve(workspace: Path, port: int) -> None:
+    """Evidently's own pages of a workspace, on loopback, until the process ends.
+
+    They answer whoever can reach the port, and `EVIDENTLY_SECRET` guards writes only; where it is not set, nobody may write.
+    """
+    os.environ.setdefault(DO_NOT_TRACK, "1")
+    from evidently.ui.service.app import run_local  # noqa: PLC0415
+
+    secret = os.environ.get("EVIDENTLY_SECRET") or secrets.token_urlsafe()
+    run_local(host=LOOPBACK, port=port, workspace=str(workspace), secret=secret)
 
 
 class ReportWriter:
@@ -133,3 +171,7 @@ def _frame(
     if len(frame) <= ROWS_MAX:
         return frame
     return frame.iloc[np.sort(generator.choice(len(frame), ROWS_MAX, replace=False))]
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), int(sys.argv[2]))

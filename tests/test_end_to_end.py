@@ -114,6 +114,8 @@ def test_every_served_value_is_explained(summary: dict[str, Any]) -> None:
         "loop status",
         "loop pause --reason holidays --until 2d",
         "loop resume",
+        "reports",
+        "reports --json",
         "accuracy --by week,version,carrier",
         "replay --from 12h",
         "topics list",

@@ -15,7 +15,7 @@ import structlog
 REPLICA = "ServeReplica"
 TRAINER = "trainer"
 # The trainer dies while it trains, which is no slice of the replay's.
-BETWEEN_SLICES = ("replica", "admission", "guard", "outcomes", "drift")
+BETWEEN_SLICES = ("replica", "admission", "guard", "outcomes", "drift", "auditor")
 # Of the replay's turns in which it waits for a training, a tenth of a second each.
 HELD_TURNS = (10, 60)
 log = structlog.get_logger()

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from monitoring.drift import ColumnDrift, Thresholds, compare, holm
+from monitoring.column_drift import ColumnDrift
+from monitoring.drift import Thresholds, compare, holm
+from monitoring.two_samples import Sample
 
 Floats = NDArray[np.float64]
 THRESHOLDS = Thresholds(alpha=0.01, effect_min=0.1)
@@ -110,6 +112,41 @@ def test_categories_that_appear_and_move() -> None:
     assert moved.drifted
     assert moved.note == "new categories: 7"
     assert moved.statistic == pytest.approx(0.2, abs=0.03)
+    assert moved.broken
+
+
+def test_what_looks_like_a_fault_of_the_source_is_told_apart() -> None:
+    reference = rng().normal(size=2_000)
+    few = np.full(500, np.nan)
+    few[:5] = 1.0
+    assert one(reference, np.zeros(500)).broken
+    assert one(reference, np.full(500, np.nan)).broken
+    assert one(reference, few).broken
+    assert one(np.array([0.0, 1.0, 2.0] * 500), np.ones(500), categorical=True).broken
+    # A shift, an input that only now begins, a few of an unseen code among many that moved: there is something to learn.
+    assert not one(reference, reference + 1).broken
+    assert not one(np.full(500, np.nan), reference).broken
+    assert not one(np.ones(500), reference).broken
+    # Constant at its usual value: a week without rain.
+    dry = np.where(rng().random(2_000) < 0.7, 0.0, np.abs(reference) + 1)
+    for categorical in (False, True):
+        found = one(dry.round(), np.zeros(500), categorical=categorical)
+        assert (found.drifted, found.broken, found.note) == (True, False, "constant in the window")
+    moved = np.array([0.0] * 100 + [1.0] * 400 + [7.0] * 5)
+    assert one(np.array([0.0, 1.0] * 500), moved, categorical=True).drifted
+    assert not one(np.array([0.0, 1.0] * 500), moved, categorical=True).broken
+
+
+def test_samples_that_are_kept_give_the_same_verdicts() -> None:
+    sides = [
+        {"x": rng(s).normal(size=3_000), "c": rng(s).integers(0, 4, 3_000) / 1} for s in (1, 2)
+    ]
+    kept = {name: Sample(values) for name, values in sides[0].items()}
+    asked = [
+        compare(reference, sides[1], categorical=frozenset({"c"}), thresholds=THRESHOLDS)
+        for reference in (sides[0], kept, kept)
+    ]
+    assert asked[0] == asked[1] == asked[2]
 
 
 @settings(max_examples=5, deadline=None)

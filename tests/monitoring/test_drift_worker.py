@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from monitoring import drift_worker
 from monitoring.policy import DAY_MS
@@ -58,7 +62,9 @@ def test_drift_orders_one_retraining_and_a_restart_changes_nothing(
     assert [a.event_id for a in alerts] == [f"alert-{case}-v1-{start_ms}"]
     assert alerts[0].acted_on
     assert alerts[0].drifted == rig.FEATURES[2:]
-    assert Path(alerts[0].report).stat().st_size > 100_000
+    page = Path(alerts[0].report)
+    assert "retraining ordered" in page.read_text()
+    assert page.with_suffix(".plots.html").stat().st_size > 100_000
     assert [o.event_id for o in orders] == [f"order-{alerts[0].event_id}"]
     assert orders[0].until_ms - orders[0].since_ms == rig.POLICY.loop.look_back_ms
 
@@ -96,3 +102,29 @@ def test_drift_orders_one_retraining_and_a_restart_changes_nothing(
     assert actions[1].startswith("alert, held back by open order")
     assert actions[2].startswith("alert, retraining ordered")
     assert actions[3] == "nothing to do"
+
+
+@pytest.mark.nightly
+def test_windows_by_rows_go_on_after_a_restart_where_they_were(
+    kafka: KafkaSettings, case: str, tmp_path: Path
+) -> None:
+    by_rows = replace(rig.POLICY.window, rows=500)
+    vars(sys.modules[f"monitoring.{case}"])["POLICY"] = replace(rig.POLICY, window=by_rows)
+    monitoring = MonitoringSettings(reports_dir=str(tmp_path / "reports"))
+    rig.write_model(tmp_path / "models", "v1")
+    rig.publish(kafka, "control.releases", rig.release(case))
+
+    def run(ctx: WorkerContext) -> None:
+        drift_worker.run(ctx, kafka, monitoring, str(tmp_path / "models"))
+
+    send(kafka, case, day(0) + day(1) + day(2)[:300])
+    with rig.running(case, run) as reports:
+        rig.wait_until(lambda: bool(reports) and reports[-1]["windows"] == 2)
+    send(kafka, case, day(2)[300:])
+    with rig.running(case, run) as reports:
+        rig.wait_until(lambda: bool(reports) and reports[-1]["windows"] == 1)
+    lines = lines_of(tmp_path / "reports" / case)
+    assert [line.rows for line in lines] == [500, 500, 500]
+    assert lines[0].window_start_ms == lines[1].window_end_ms
+    assert lines[1].window_start_ms == lines[2].window_end_ms == rig.T0_MS + 499 * DAY_MS // 600 + 1
+    assert not published(kafka, case)[0]
