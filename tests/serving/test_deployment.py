@@ -16,7 +16,7 @@ import pytest
 from infra.local import process
 from infra.local.ray_head import RayHead, client_environment
 from schemas.worker import WorkerContext
-from serving import deployment, flights
+from serving import flights
 from serving.tiers import GpuMissing, Tier
 from tests.serving.conftest import CASE, Bench, until
 from tests.serving.test_scorer import RESULTS, assert_exactly_once, requests
@@ -145,7 +145,11 @@ def _alive(process: object) -> bool:
     return Path(f"/proc/{getattr(process, 'pid', 0)}/cmdline").exists()
 
 
+# Ray reads its environment, which the fixture sets, when it is imported.
+@pytest.mark.usefixtures("ray_address")
 def test_what_replicas_refuse_is_told_once_and_only_while_it_is_so() -> None:
+    from serving import deployment  # noqa: PLC0415 - Ray is imported where it is needed
+
     refusing = {"pid": 1, "refused": {"v0003": "v0003: no", "v0002": "v0002: no"}}
     told = deployment._refused([refusing, {"pid": 2, "refused": {"v0002": "v0002: no"}}])
     assert told == {"refused_versions": 2, "refused": "v0002: no; v0003: no"}
