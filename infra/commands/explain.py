@@ -126,10 +126,12 @@ def _print_features(console: Console, decision: Decision) -> None:
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("age", justify="right", no_wrap=True)
     table.add_column("newest event", no_wrap=True)
+    # Where the store did not answer, nothing is behind any of them.
+    other = "made of the others" if any(behind for *_, behind in rows) else "not read"
     for name, value, behind in rows:
         shown = "null" if value is None else f"{value:.6g}"
         if behind is None:
-            made = "made of the others" if VIEW_SEPARATOR in name else "the request itself"
+            made = other if VIEW_SEPARATOR in name else "the request itself"
             table.add_row(name, shown, "", made)
         elif behind.age_ms is None:
             table.add_row(name, shown, "never", "none")

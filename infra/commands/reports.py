@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from monitoring.report_index import Line
 
 app = typer.Typer(name="reports")
+PIPED_WIDTH = 160
+COLUMNS_SHOWN = 3
 app.command("serve")(serve)
 
 
@@ -96,7 +98,10 @@ def _print(folder: Path, lines: list[Line]) -> None:
     )
     for number, line in enumerate(lines, 1):
         at = datetime.fromtimestamp(line.window_start_ms / 1000, UTC)
-        columns = ", ".join(f"{name} {effect:.2f}" for name, effect in line.columns.items())
+        largest = sorted(line.columns.items(), key=lambda item: -item[1])
+        columns = ", ".join(f"{name} {effect:.2f}" for name, effect in largest[:COLUMNS_SHOWN])
+        if len(largest) > COLUMNS_SHOWN:
+            columns += f" and {len(largest) - COLUMNS_SHOWN} more"
         cells = (
             str(number),
             f"{at:%Y-%m-%d %H:%M}",
@@ -108,5 +113,6 @@ def _print(folder: Path, lines: list[Line]) -> None:
         )
         table.add_row(*(Text(cell) for cell in cells), style="yellow" if line.kinds else "")
     console = Console()
+    console = console if console.is_terminal else Console(width=PIPED_WIDTH)
     console.print(table)
     console.print(Text(f"{folder / 'index.html'}"), soft_wrap=True)
