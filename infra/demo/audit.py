@@ -23,7 +23,7 @@ from infra.topic_scan import scan
 from schemas.topics import CONTROL_TOPICS, stage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from confluent_kafka import Message
     from numpy.typing import NDArray
@@ -189,9 +189,7 @@ class Audit:
         session = onnxruntime.InferenceSession(
             folder / "model.onnx", providers=["CPUExecutionProvider"]
         )
-        matrix = np.array(
-            [[_number(f[name]) for name in inputs] for f in rows.features], dtype=np.float32
-        ).reshape(len(rows), len(inputs))
+        matrix = vectors(rows, inputs)
         probabilities = session.run(None, {session.get_inputs()[0].name: matrix})[1]
         return np.asarray(probabilities, dtype=np.float64)[:, 1]
 
@@ -221,6 +219,12 @@ def _record(message: Message) -> Record:
 
 def _arm(record: Record) -> str:
     return f"{record.value['route']} {record.value['version']}"
+
+
+def vectors(rows: pd.DataFrame, inputs: Sequence[str]) -> NDArray[np.float32]:
+    """The logged vectors of `labelled` rows as a model's input, `[rows, inputs]`; null is NaN."""
+    values = [[_number(logged[name]) for name in inputs] for logged in rows.features]
+    return np.array(values, dtype=np.float32).reshape(len(rows), len(inputs))
 
 
 def _number(value: float | None) -> float:

@@ -148,12 +148,13 @@ def _play(settings: Settings, options: Options, watch: Stopwatch) -> Json:
         with watch.phase("settle", "Waiting for the lake and the loop"):
             settle(settings, answers)
         with watch.phase("audit", "Counting from the topics and the lake"):
-            summary = _audit(settings, replayer, answers, options)
+            audit = Audit(settings.kafka, CASE, settings.serving.models_dir)
+            summary = _audit(settings, audit, replayer, answers, options)
         if options.year:
             with watch.phase(
                 "worth", "What the loop was worth: the same flights, answered otherwise"
             ):
-                summary["year"] = _worth(settings, watch.console)
+                summary["year"] = _worth(settings, audit, watch.console)
     barrier.close()
     summary["chaos"] = {"seed": options.seed, "killed": killed}
     return summary
@@ -232,22 +233,22 @@ def _with_malformed(
     return merged(events, told), merged(requests, asked)
 
 
-def _worth(settings: Settings, console: Console) -> Json:
+def _worth(settings: Settings, audit: Audit, console: Console) -> Json:
     from infra.demo import year  # noqa: PLC0415 - scikit-learn
 
     plan = Plan.load(settings.stores.plan_path)
-    audit = Audit(settings.kafka, CASE, settings.serving.models_dir)
     return year.worth(
         audit, CASE, plan, settings.stores, lambda line: console.print(f"  {line}", highlight=False)
     )
 
 
-def _audit(settings: Settings, replayer: Replayer, answers: Answers, options: Options) -> Json:
+def _audit(
+    settings: Settings, audit: Audit, replayer: Replayer, answers: Answers, options: Options
+) -> Json:
     from infra.demo.lake_audit import lake_rows, parity  # noqa: PLC0415 - DuckDB, PyIceberg
 
     # Of now: a new version of a view may have taken over meanwhile.
     plan = Plan.load(settings.stores.plan_path)
-    audit = Audit(settings.kafka, CASE, settings.serving.models_dir)
     progress = replayer.progress
     verdicts = audit.verdicts()
     compared_since_ms = history.midnight_ms(options.until - PARITY_DAYS) if options.year else None

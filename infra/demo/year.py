@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
+from infra.demo.audit import vectors
+
 if TYPE_CHECKING:
     from features.settings import StoreSettings
     from features.views import Plan
@@ -70,8 +72,7 @@ def _of_the_month(
     made = training_set(case, plan, stores, _ms(since), _ms(until))
     _, fit = estimators.estimator(case, None)
     estimator = fit(made.train.matrix, made.train.labels)
-    vectors = [[_number(row[name]) for name in made.inputs] for row in rows.features]
-    scored = estimator.predict_proba(np.array(vectors, dtype=np.float32))[:, 1]
+    scored = estimator.predict_proba(vectors(rows, made.inputs))[:, 1]
     return pd.Series(scored, index=rows.index)
 
 
@@ -82,7 +83,3 @@ def _month(month: str, rows: pd.DataFrame) -> Json:
 
 def _ms(at: datetime) -> int:
     return round(at.timestamp() * 1000)
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
