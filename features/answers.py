@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from schemas.topics import table_of
 
@@ -60,12 +59,3 @@ def _first(rows: pa.Table) -> pa.Table:
     others = [name for name in rows.column_names if name != "request_id"]
     kept = rows.group_by("request_id", use_threads=False).aggregate([(n, "first") for n in others])
     return kept.rename_columns({f"{name}_first": name for name in others})
-
-
-def newest_outcome_ms(lake: Scans, case: str) -> int | None:
-    """The event time of the newest outcome; None while there is none."""
-    table = table_of(case)[f"{case}.outcomes"].table
-    latest: int | None = pc.max(
-        lake.scan(table, columns=("event_time_ms",))["event_time_ms"]
-    ).as_py()
-    return latest

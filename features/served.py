@@ -59,9 +59,9 @@ def served_vectors(
     return joined
 
 
-def newest_ms(lake: Scans, case: str) -> int | None:
-    """The event time of the newest result; None while there is none."""
-    table = table_of(case)[f"{case}.results"].table
+def newest_ms(lake: Scans, case: str, stream: str = "results") -> int | None:
+    """The event time of the newest row of a stream; None while there is none."""
+    table = table_of(case)[f"{case}.{stream}"].table
     latest: int | None = pc.max(
         lake.scan(table, columns=("event_time_ms",))["event_time_ms"]
     ).as_py()

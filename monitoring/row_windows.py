@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from monitoring.windows import Clock, JoinedRow, Partition, ResultRow, Window
+from monitoring.windows import JoinedRow, Partition, ResultRow, Waits, Window
 
 
 class _Waiting(NamedTuple):
@@ -23,7 +23,7 @@ class _Waiting(NamedTuple):
     row: ResultRow | JoinedRow
 
 
-class RowWindows:
+class RowWindows(Waits):
     """The results and joined rows of one use case that no window holds yet.
 
     Args:
@@ -44,17 +44,18 @@ class RowWindows:
         patience_ms: int,
         closed_until_ms: int = 0,
     ) -> None:
+        super().__init__(
+            results,
+            joined,
+            grace_ms=grace_ms,
+            patience_ms=patience_ms,
+            closed_until_ms=closed_until_ms,
+        )
         self._rows = rows
-        self._grace_ms = grace_ms
-        self._patience_ms = patience_ms
         self._results: list[_Waiting] = []
         self._joined: list[_Waiting] = []
         # Where the next window will end as far as is known: an older row that still comes may bring it forward.
         self._end_ms: int | None = None
-        self.closed_until_ms = closed_until_ms
-        self.results_clock = Clock(results)
-        self.joined_clock = Clock(joined)
-        self.late = 0
 
     def add_result(self, partition: Partition, offset: int, row: ResultRow) -> None:
         """Take one result."""
@@ -67,11 +68,6 @@ class RowWindows:
         """Take one joined row; a repeat replaces the one before."""
         self.joined_clock.read(partition, row.event_time_ms)
         self._add(self._joined, _Waiting(partition, offset, row))
-
-    def end(self, partition: Partition) -> None:
-        """Note that a partition of either topic has been read to its end, for now."""
-        self.results_clock.end(partition)
-        self.joined_clock.end(partition)
 
     def close_ready(self) -> Window | None:
         """The oldest window that is full and whose time is over, once; call until None."""
@@ -105,13 +101,6 @@ class RowWindows:
             times_ms = sorted(one.row.event_time_ms for one in self._results)
             self._end_ms = times_ms[self._rows - 1] + 1
         return self._end_ms
-
-    def _is_over(self, end_ms: int) -> bool:
-        due_ms = end_ms + self._grace_ms
-        if self.results_clock.now_ms < due_ms:
-            return False
-        joined_in = self.joined_clock.now_ms >= end_ms
-        return joined_in or self.results_clock.now_ms >= due_ms + self._patience_ms
 
     def _add(self, waiting: list[_Waiting], one: _Waiting) -> None:
         if one.row.event_time_ms < self.closed_until_ms:

@@ -88,8 +88,46 @@ class Window:
     first_offsets: dict[Partition, int] = field(default_factory=dict)
 
 
-class Windows:
-    """The open windows of one use case.
+class Waits:
+    """What windows of either kind wait by: the clocks of both topics.
+
+    Args:
+        results, joined: The partitions of both topics.
+        grace_ms: Wait after a window's end, by the results' clock.
+        patience_ms: So much longer, at most, for joined rows that are behind (a restart of the outcome join).
+        closed_until_ms: End of the last window that was closed before a restart.
+    """
+
+    def __init__(
+        self,
+        results: Iterable[Partition],
+        joined: Iterable[Partition],
+        *,
+        grace_ms: int,
+        patience_ms: int,
+        closed_until_ms: int,
+    ) -> None:
+        self._grace_ms, self._patience_ms = grace_ms, patience_ms
+        self.closed_until_ms = closed_until_ms
+        self.results_clock = Clock(results)
+        self.joined_clock = Clock(joined)
+        self.late = 0
+
+    def end(self, partition: Partition) -> None:
+        """Note that a partition of either topic has been read to its end, for now."""
+        self.results_clock.end(partition)
+        self.joined_clock.end(partition)
+
+    def _is_over(self, end_ms: int) -> bool:
+        due_ms = end_ms + self._grace_ms
+        if self.results_clock.now_ms < due_ms:
+            return False
+        joined_in = self.joined_clock.now_ms >= end_ms
+        return joined_in or self.results_clock.now_ms >= due_ms + self._patience_ms
+
+
+class Windows(Waits):
+    """The open windows of one use case; for joined rows that are behind they wait a window's length more.
 
     Args:
         results, joined: The partitions of both topics.
@@ -109,14 +147,16 @@ class Windows:
         rows_max: int,
         closed_until_ms: int = 0,
     ) -> None:
+        super().__init__(
+            results,
+            joined,
+            grace_ms=grace_ms,
+            patience_ms=length_ms,
+            closed_until_ms=closed_until_ms,
+        )
         self._length_ms = length_ms
-        self._grace_ms = grace_ms
         self._rows_max = rows_max
         self._open: dict[int, Window] = {}
-        self.closed_until_ms = closed_until_ms
-        self.results_clock = Clock(results)
-        self.joined_clock = Clock(joined)
-        self.late = 0
 
     def add_result(self, partition: Partition, offset: int, row: ResultRow) -> None:
         """Take one result."""
@@ -140,17 +180,12 @@ class Windows:
         if window is not None and (row.request_id in window.joined or not self._is_full(window)):
             window.joined[row.request_id] = row
 
-    def end(self, partition: Partition) -> None:
-        """Note that a partition of either topic has been read to its end, for now."""
-        self.results_clock.end(partition)
-        self.joined_clock.end(partition)
-
     def close_ready(self) -> Window | None:
         """The oldest window whose time is over, once; call until None."""
         if not self._open:
             return None
         window = self._open[min(self._open)]
-        if not self._is_over(window):
+        if not self._is_over(window.end_ms):
             return None
         del self._open[window.start_ms]
         self.closed_until_ms = window.end_ms
@@ -172,14 +207,6 @@ class Windows:
 
     def _is_full(self, window: Window) -> bool:
         return len(window.joined) >= self._rows_max
-
-    def _is_over(self, window: Window) -> bool:
-        due_ms = window.end_ms + self._grace_ms
-        if self.results_clock.now_ms < due_ms:
-            return False
-        # The outcome join may be behind (a restart): give it a window's length more, but do not wait for ever.
-        joined_in = self.joined_clock.now_ms >= window.end_ms
-        return joined_in or self.results_clock.now_ms >= due_ms + self._length_ms
 
     def _window(self, partition: Partition, offset: int, event_time_ms: int) -> Window | None:
         start_ms = event_time_ms // self._length_ms * self._length_ms

@@ -40,8 +40,9 @@ def accuracy(
     """
     import dataclasses
 
-    from features.answers import answers, newest_outcome_ms
+    from features.answers import answers
     from features.lake import Lake
+    from features.served import newest_ms
     from infra.patience import patient
     from infra.settings import Settings
     from infra.time_option import time_option
@@ -52,7 +53,7 @@ def accuracy(
     fields = _fields(settings.case, names)
     lake = Lake(settings.stores)
     progress = patient()
-    newest = newest_outcome_ms(lake, settings.case) if since or until else None
+    newest = newest_ms(lake, settings.case, "outcomes") if since or until else None
     progress("reading answers and outcomes")
     rows = answers(
         lake,

@@ -5,7 +5,8 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from features.answers import answers, newest_outcome_ms
+from features.answers import answers
+from features.served import newest_ms
 from tests.pipelines import toy
 
 CASE = toy.register("answers_case")
@@ -70,4 +71,4 @@ def test_an_answer_stands_beside_its_request_and_the_first_of_its_outcomes() -> 
 def test_an_interval_is_of_requests_and_outcomes_come_whenever_they_come() -> None:
     found = answers(Tables(), CASE, since_ms=2_000, until_ms=3_000).to_pylist()
     assert [(r["request_id"], r["outcome"]) for r in found] == [("b", True)]
-    assert newest_outcome_ms(Tables(), CASE) == 9_900
+    assert newest_ms(Tables(), CASE, "outcomes") == 9_900
