@@ -116,6 +116,11 @@ class Settings(BaseSettings):
         return self.data / "run"
 
     @classmethod
+    def of_case(cls, case: str) -> Self:
+        """`load`, for the use case that a command was given; an empty name leaves the settings' own."""
+        return cls.load(**({"case": case} if case else {}))
+
+    @classmethod
     def load(cls, **given: object) -> Self:
         """Read every source; `given` is the strongest.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from infra.json_print import print_json
+from infra.table_print import print_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-PIPED_WIDTH = 160
 METRICS = ("auc", "log_loss", "precision", "recall", "calibration_error", "mean_score", "rate")
 WEEK = "week"
 
@@ -115,7 +115,6 @@ def _weeks(rows: pa.Table) -> list[str]:
 
 
 def _print(names: tuple[str, ...], scores: tuple[Score, ...]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -131,5 +130,4 @@ def _print(names: tuple[str, ...], scores: tuple[Score, ...]) -> None:
             f"{score.unlabelled:,}",
             *("" if value is None else f"{value:.4f}" for value in metrics),
         )
-    console = Console()
-    Console(width=None if console.is_terminal else PIPED_WIDTH).print(table)
+    print_table(table)

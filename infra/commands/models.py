@@ -13,6 +13,7 @@ from infra.commands.models_quantize import quantize
 from infra.commands.models_registry import registry, sbom
 from infra.commands.models_verify import verify
 from infra.json_print import print_json
+from infra.table_print import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,6 @@ app.command("sbom")(sbom)
 app.add_typer(keys)
 
 CASE = typer.Option("", "--case", help="The use case; the settings' own if not given.")
-PIPED_WIDTH = 160
 KAFKA_TIMEOUT_S = 2.0
 
 
@@ -63,7 +63,7 @@ def train(
     from schemas import usecase
     from schemas.manifest import Manifest
 
-    settings = Settings.load(**({"case": case} if case else {}))
+    settings = Settings.of_case(case)
     job = _job(settings, estimator, since, until).model_copy(update={"accept_data": accept_data})
     began_s = time.monotonic()
     version = _trained(settings, job)
@@ -101,7 +101,7 @@ def list_versions(
     from serving.manifest import ModelRefused
     from serving.registry import Registry
 
-    settings = Settings.load(**({"case": case} if case else {}))
+    settings = Settings.of_case(case)
     model = str(usecase.load("schemas", settings.case).MODEL)
     registry = Registry(Path(settings.serving.models_dir))
     versions = registry.versions(model)
@@ -240,7 +240,6 @@ def released_as(release: Release | None, version: str) -> str:
 def _print(rows: list[dict[str, Any]]) -> None:
     from datetime import UTC, datetime
 
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -257,5 +256,4 @@ def _print(rows: list[dict[str, Any]]) -> None:
             datetime.fromtimestamp(row["created_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
             row["released_as"],
         )
-    console = Console()
-    Console(width=None if console.is_terminal else PIPED_WIDTH).print(table)
+    print_table(table)

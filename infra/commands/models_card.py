@@ -23,7 +23,7 @@ def card(
     from schemas.manifest import CARD_FILE
     from serving.registry import Registry
 
-    settings = Settings.load(**({"case": case} if case else {}))
+    settings = Settings.of_case(case)
     model = str(usecase.load("schemas", settings.case).MODEL)
     made = Registry(Path(settings.serving.models_dir)).verify(model, version)
     if as_json:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from infra.json_print import print_json
+from infra.table_print import print_table
 
 if TYPE_CHECKING:
     from infra.settings import Settings
@@ -17,7 +18,6 @@ keys = typer.Typer(
 )
 
 JSON = typer.Option(False, "--json", help="As JSON.")
-PIPED_WIDTH = 160
 
 
 @keys.command("list")
@@ -114,7 +114,7 @@ def sign(
     from infra.settings import Settings
     from schemas import usecase
 
-    settings = Settings.load(**({"case": case} if case else {}))
+    settings = Settings.of_case(case)
     model = str(usecase.load("schemas", settings.case).MODEL)
     signer = _signer(settings)
     first = not signer.key.path.exists()
@@ -198,7 +198,6 @@ def _released_as(settings: Settings, versions: list[dict[str, str]]) -> list[dic
 def _print(rows: list[dict[str, Any]]) -> None:
     from datetime import UTC, datetime
 
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -215,5 +214,4 @@ def _print(rows: list[dict[str, Any]]) -> None:
             Text(f"revoked by {revoked['by']}: {revoked['reason']}" if revoked else state),
             ", ".join(f"{one['model']} {one['version']}" for one in row["versions"]),
         )
-    console = Console()
-    Console(width=None if console.is_terminal else PIPED_WIDTH).print(table)
+    print_table(table)

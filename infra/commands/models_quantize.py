@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from infra.json_print import print_json
+from infra.table_print import print_table
 
 if TYPE_CHECKING:
     from schemas.manifest import Precision
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from serving.variants import Quantized
 
 REFUSED = 2
-PIPED_WIDTH = 160
 
 
 def quantize(
@@ -41,7 +41,7 @@ def quantize(
     from serving.variants import quantize as made
 
     precisions = _precisions(to)
-    settings = Settings.load(**({"case": case} if case else {}))
+    settings = Settings.of_case(case)
     model = str(usecase.load("schemas", settings.case).MODEL)
     registry = Registry(Path(settings.serving.models_dir))
     try:
@@ -65,7 +65,6 @@ def _precisions(to: str) -> list[Precision]:
 
 
 def _print(found: Quantized) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -75,8 +74,7 @@ def _print(found: Quantized) -> None:
     table.add_row(*_origin(found.origin))
     for one in found.variants:
         table.add_row(*_variant(found.origin, one))
-    console = Console()
-    Console(width=None if console.is_terminal else PIPED_WIDTH).print(table)
+    print_table(table)
     for one in found.variants:
         typer.echo(
             f"{one.variant.version}: {one.flipped} of {one.rows:,} decisions flipped, scores differ by"

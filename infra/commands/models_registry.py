@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from infra.json_print import print_json
+from infra.table_print import print_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from schemas.manifest import Manifest
 
 CASE = typer.Option("", "--case", help="The use case; the settings' own if not given.")
-PIPED_WIDTH = 160
 DIGEST_CHARS = 16
 
 
@@ -35,7 +35,7 @@ def registry(
     from serving.mlflow_registry import MlflowRegistry
     from serving.registry import Registry
 
-    settings = Settings.load(**({"case": case} if case else {}))
+    settings = Settings.of_case(case)
     model = str(usecase.load("schemas", settings.case).MODEL)
     uri = settings.admission.registry_uri
     mlflow = MlflowRegistry(uri, Registry(Path(settings.serving.models_dir)))
@@ -64,7 +64,7 @@ def sbom(
     from schemas import usecase
     from serving.registry import Registry
 
-    settings = Settings.load(**({"case": case} if case else {}))
+    settings = Settings.of_case(case)
     model = str(usecase.load("schemas", settings.case).MODEL)
     models_dir = Path(settings.serving.models_dir)
     path = _bill(models_dir, Registry(models_dir).manifest(model, version))
@@ -93,7 +93,6 @@ def _bill(models_dir: Path, said: Manifest) -> Path:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -108,5 +107,4 @@ def _print(rows: list[dict[str, Any]]) -> None:
             str(row["digest"])[:DIGEST_CHARS],
             row["run_id"],
         )
-    console = Console()
-    Console(width=None if console.is_terminal else PIPED_WIDTH).print(table)
+    print_table(table)

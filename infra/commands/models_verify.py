@@ -33,7 +33,7 @@ def verify(
     from schemas import usecase
     from serving.signer import Signer
 
-    settings = Settings.load(**({"case": case} if case else {}))
+    settings = Settings.of_case(case)
     model = str(usecase.load("schemas", settings.case).MODEL)
     signer = Signer.of(settings.serving, settings.admission)
     told = _told(signer, model, version)

@@ -8,6 +8,7 @@ import typer
 
 from infra.commands.reports_serve import serve
 from infra.json_print import print_json
+from infra.table_print import print_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from monitoring.report_index import Line
 
 app = typer.Typer(name="reports")
-PIPED_WIDTH = 160
 COLUMNS_SHOWN = 3
 app.command("serve")(serve)
 
@@ -89,7 +89,6 @@ def _open(folder: Path, lines: list[Line], number: int) -> None:
 def _print(folder: Path, lines: list[Line]) -> None:
     from datetime import UTC, datetime
 
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -112,7 +111,5 @@ def _print(folder: Path, lines: list[Line]) -> None:
             line.action,
         )
         table.add_row(*(Text(cell) for cell in cells), style="yellow" if line.kinds else "")
-    console = Console()
-    console = console if console.is_terminal else Console(width=PIPED_WIDTH)
-    console.print(table)
-    console.print(Text(f"{folder / 'index.html'}"), soft_wrap=True)
+    print_table(table)
+    typer.echo(folder / "index.html")
