@@ -81,7 +81,9 @@ def _what_to_open(console: Console, settings: Settings) -> None:
 
     own = demo_settings(settings)
     console.print("\nThe stack is up. In another shell:", highlight=False)
-    console.print(f"  export HEADRACE_DATA_DIR={own.data} HEADRACE_STORES__CLOCK=stream")
+    reports_dir = own.monitoring.reports_dir
+    console.print(f"  export HEADRACE_DATA_DIR={own.data} HEADRACE_STORES__CLOCK=stream \\")
+    console.print(f"         HEADRACE_MONITORING__REPORTS_DIR={reports_dir}")
     console.print("  headrace status · headrace release list · headrace down", highlight=False)
     console.print(addresses(own), highlight=False)
-    console.print(f"reports       {own.monitoring.reports_dir}", highlight=False)
+    console.print(f"reports       {reports_dir}", highlight=False)

@@ -1,21 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import pyarrow as pa
 
 from features.answers import answers
 from features.served import newest_ms
+from tests.features.held_tables import HeldTables
 from tests.pipelines import toy
 
 CASE = toy.register("answers_case")
 
 
-class Tables:
-    """A lake: three answers; the second's outcome came twice, the third's never, and one of a request nobody knows."""
-
-    held: ClassVar[Mapping[str, pa.Table]] = {
+# Three answers; the second's outcome came twice, the third's never, and one of a request nobody knows.
+TABLES = HeldTables(
+    {
         f"{CASE}_results": pa.table(
             {
                 "request_id": ["a", "b", "c"],
@@ -42,25 +39,11 @@ class Tables:
             }
         ),
     }
-
-    def scan(
-        self,
-        table: str,
-        *,
-        snapshot_id: int | None = None,  # noqa: ARG002 - the interface of a lake
-        since_ms: int | None = None,
-        until_ms: int | None = None,
-        columns: tuple[str, ...] = ("*",),
-    ) -> pa.Table:
-        rows = self.held[table]
-        inside = [
-            (since_ms or 0) <= t < (until_ms or 10**9) for t in rows["event_time_ms"].to_pylist()
-        ]
-        return rows.filter(pa.array(inside, pa.bool_())).select(list(columns))
+)
 
 
 def test_an_answer_stands_beside_its_request_and_the_first_of_its_outcomes() -> None:
-    found = answers(Tables(), CASE, fields=("station",)).to_pylist()
+    found = answers(TABLES, CASE, fields=("station",)).to_pylist()
     assert [(r["request_id"], r["station"], r["outcome"], r["score"]) for r in found] == [
         ("a", "s1", False, 0.25),
         ("b", "s2", True, 0.75),
@@ -69,6 +52,6 @@ def test_an_answer_stands_beside_its_request_and_the_first_of_its_outcomes() -> 
 
 
 def test_an_interval_is_of_requests_and_outcomes_come_whenever_they_come() -> None:
-    found = answers(Tables(), CASE, since_ms=2_000, until_ms=3_000).to_pylist()
+    found = answers(TABLES, CASE, since_ms=2_000, until_ms=3_000).to_pylist()
     assert [(r["request_id"], r["outcome"]) for r in found] == [("b", True)]
-    assert newest_ms(Tables(), CASE, "outcomes") == 9_900
+    assert newest_ms(TABLES, CASE, "outcomes") == 9_900

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pyarrow as pa
 
 from features.served import newest_ms, served_vectors
 from features.views import Aggregate, JoinKey, Plan, Service, View
+from tests.features.held_tables import HeldTables
 from tests.pipelines import toy
 
 CASE = toy.register("served_case")
@@ -22,14 +21,13 @@ NAME = "station_levels__mean_1h"
 PLAN = Plan((VIEW,), (Service("levels_v1", ((VIEW.name, "mean_1h"),)),))
 
 
-class Tables:
-    """A lake of three results; the last was answered without a vector."""
-
-    def __init__(self, rows: int = 3) -> None:
-        at = [1_000, 2_000, 3_000][:rows]
-        ids = ["a", "b", "c"][:rows]
-        vectors: list[list[tuple[str, float | None]]] = [[(NAME, 1.5)], [(NAME, None)], []]
-        self.held: Mapping[str, pa.Table] = {
+def tables(rows: int = 3) -> HeldTables:
+    """Of three results; the last was answered without a vector."""
+    at = [1_000, 2_000, 3_000][:rows]
+    ids = ["a", "b", "c"][:rows]
+    vectors: list[list[tuple[str, float | None]]] = [[(NAME, 1.5)], [(NAME, None)], []]
+    return HeldTables(
+        {
             f"{CASE}_results": pa.table(
                 {
                     "request_id": pa.array(ids, pa.string()),
@@ -46,25 +44,11 @@ class Tables:
                 }
             ),
         }
-
-    def scan(
-        self,
-        table: str,
-        *,
-        snapshot_id: int | None = None,  # noqa: ARG002 - the interface of a lake
-        since_ms: int | None = None,
-        until_ms: int | None = None,
-        columns: tuple[str, ...] = ("*",),
-    ) -> pa.Table:
-        rows = self.held[table]
-        inside = [
-            (since_ms or 0) <= t < (until_ms or 10**9) for t in rows["event_time_ms"].to_pylist()
-        ]
-        return rows.filter(pa.array(inside, pa.bool_())).select(list(columns))
+    )
 
 
 def test_each_vector_is_beside_the_keys_of_its_request() -> None:
-    served = served_vectors(Tables(), PLAN, CASE, "levels_v1").sort_by("request_id").to_pylist()
+    served = served_vectors(tables(), PLAN, CASE, "levels_v1").sort_by("request_id").to_pylist()
     assert [(r["request_id"], r["station"], r["read_at_ms"]) for r in served] == [
         ("a", "s1", 1_007),
         ("b", "s2", 2_007),
@@ -74,11 +58,11 @@ def test_each_vector_is_beside_the_keys_of_its_request() -> None:
 
 
 def test_an_interval_of_event_time() -> None:
-    served = served_vectors(Tables(), PLAN, CASE, "levels_v1", since_ms=2_000, until_ms=3_000)
+    served = served_vectors(tables(), PLAN, CASE, "levels_v1", since_ms=2_000, until_ms=3_000)
     assert served["request_id"].to_pylist() == ["b"]
 
 
 def test_an_empty_lake_has_served_nothing() -> None:
-    assert len(served_vectors(Tables(0), PLAN, CASE, "levels_v1")) == 0
-    assert newest_ms(Tables(0), CASE) is None
-    assert newest_ms(Tables(), CASE) == 3_000
+    assert len(served_vectors(tables(0), PLAN, CASE, "levels_v1")) == 0
+    assert newest_ms(tables(0), CASE) is None
+    assert newest_ms(tables(), CASE) == 3_000

@@ -6,17 +6,10 @@ from hypothesis import strategies as st
 
 from monitoring.policy import WindowPolicy
 from monitoring.row_windows import RowWindows
-from monitoring.windows import JoinedRow, Partition, ResultRow
+from tests.monitoring import restarts
+from tests.monitoring.restarts import joined, result
 
 ROWS, GRACE_MS = 5, 20
-
-
-def result(time_ms: int, name: str = "r") -> ResultRow:
-    return ResultRow(time_ms, name, "scored", 0.5, "v1", "champion", 1, {"x": 1.0})
-
-
-def joined(time_ms: int, name: str = "r", *, late: bool = False) -> JoinedRow:
-    return JoinedRow(time_ms, name, "scored", 0.5, "v1", "champion", 1, late)
 
 
 def windows(closed_until_ms: int = 0, partitions: int = 1) -> RowWindows:
@@ -80,45 +73,12 @@ def test_a_window_that_could_never_be_judged_is_refused() -> None:
         WindowPolicy(length_ms=1, grace_ms=1, rows_min=100, rows=99)
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30)), min_size=1, max_size=150),
-    st.data(),
-)
-def test_restarts_judge_the_same_windows(steps: list[tuple[int, int]], data: st.DataObject) -> None:
-    """As for windows by event time: rows in near order over three partitions, read again from what was committed."""
-    logs: dict[Partition, list[ResultRow]] = {("r", p): [] for p in range(3)}
-    order: list[tuple[Partition, int]] = []
-    time_ms = 1_000
-    for index, (number, step_ms) in enumerate(steps):
-        time_ms += step_ms
-        # Out of order within the grace.
-        row = result(time_ms - (step_ms % 7), str(index))
-        logs["r", number].append(row)
-        order.append((("r", number), len(logs["r", number]) - 1))
+@given(restarts.steps(30), st.data())
+def test_restarts_judge_the_same_windows(rows: list[tuple[int, int]], data: st.DataObject) -> None:
+    """As for windows by event time, and none is smaller than was asked."""
 
-    def read(
-        waiting: RowWindows, places: list[tuple[Partition, int]]
-    ) -> dict[tuple[int, int], set[str]]:
-        closed = {}
-        for partition, offset in places:
-            waiting.add_result(partition, offset, logs[partition][offset])
-            positions[partition] = offset + 1
-            while (window := waiting.close_ready()) is not None:
-                rows = {row.request_id for row in window.results}
-                assert len(rows) >= ROWS
-                closed[window.start_ms, window.end_ms] = rows
-                committed.update(waiting.committable(positions))
-        return closed
+    def made(closed_until_ms: int) -> RowWindows:
+        return windows(closed_until_ms, partitions=restarts.PARTITIONS)
 
-    positions: dict[Partition, int] = dict.fromkeys(logs, 0)
-    committed: dict[Partition, int] = dict.fromkeys(logs, 0)
-    straight = read(windows(partitions=3), order)
-
-    positions, committed = dict.fromkeys(logs, 0), dict.fromkeys(logs, 0)
-    stop_at = data.draw(st.integers(0, len(order)))
-    first = windows(partitions=3)
-    before = read(first, order[:stop_at])
-    left = [(p, o) for p, o in order if o >= committed[p]]
-    after = read(windows(first.closed_until_ms, partitions=3), left)
-    assert not before.keys() & after.keys()
-    assert before | after == straight
+    judged = restarts.judged_over_a_restart(made, rows, data)
+    assert all(len(window) >= ROWS for window in judged.values())

@@ -3,17 +3,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.windows import JoinedRow, Partition, ResultRow, Windows
+from monitoring.windows import Windows
+from tests.monitoring import restarts
+from tests.monitoring.restarts import joined, result
 
 LENGTH_MS, GRACE_MS = 100, 20
-
-
-def result(time_ms: int, name: str = "r") -> ResultRow:
-    return ResultRow(time_ms, name, "scored", 0.5, "v1", "champion", 1, {"x": 1.0})
-
-
-def joined(time_ms: int, name: str = "r", *, late: bool = False) -> JoinedRow:
-    return JoinedRow(time_ms, name, "scored", 0.5, "v1", "champion", 1, late)
 
 
 def windows(closed_until_ms: int = 0, rows_max: int = 1_000, partitions: int = 1) -> Windows:
@@ -74,41 +68,11 @@ def test_a_window_keeps_a_sample_of_its_rows_and_counts_all() -> None:
     assert (len(closed.results), closed.results_seen) == (10, 100)
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60)), min_size=1, max_size=150),
-    st.data(),
-)
-def test_restarts_judge_the_same_windows(steps: list[tuple[int, int]], data: st.DataObject) -> None:
+@given(restarts.steps(60), st.data())
+def test_restarts_judge_the_same_windows(rows: list[tuple[int, int]], data: st.DataObject) -> None:
     """Rows in near order over three partitions; a restart reads again from what was committed."""
-    logs: dict[Partition, list[ResultRow]] = {("r", p): [] for p in range(3)}
-    order: list[tuple[Partition, int]] = []
-    time_ms = 1_000
-    for index, (number, step_ms) in enumerate(steps):
-        time_ms += step_ms
-        # Out of order within the grace.
-        row = result(time_ms - (step_ms % 7), str(index))
-        logs["r", number].append(row)
-        order.append((("r", number), len(logs["r", number]) - 1))
 
-    def read(open_windows: Windows, places: list[tuple[Partition, int]]) -> dict[int, set[str]]:
-        closed = {}
-        for partition, offset in places:
-            open_windows.add_result(partition, offset, logs[partition][offset])
-            positions[partition] = offset + 1
-            while (window := open_windows.close_ready()) is not None:
-                closed[window.start_ms] = {row.request_id for row in window.results}
-                committed.update(open_windows.committable(positions))
-        return closed
+    def made(closed_until_ms: int) -> Windows:
+        return windows(closed_until_ms, partitions=restarts.PARTITIONS)
 
-    positions: dict[Partition, int] = dict.fromkeys(logs, 0)
-    committed: dict[Partition, int] = dict.fromkeys(logs, 0)
-    straight = read(windows(partitions=3), order)
-
-    positions, committed = dict.fromkeys(logs, 0), dict.fromkeys(logs, 0)
-    stop_at = data.draw(st.integers(0, len(order)))
-    first = windows(partitions=3)
-    before = read(first, order[:stop_at])
-    left = [(p, o) for p, o in order if o >= committed[p]]
-    after = read(windows(first.closed_until_ms, partitions=3), left)
-    assert not before.keys() & after.keys()
-    assert before | after == straight
+    restarts.judged_over_a_restart(made, rows, data)
