@@ -16,6 +16,7 @@ from tests.faults.door import Door
 from tests.faults.meanwhile import Meanwhile
 from tests.faults.replicas import Replicas
 from tests.faults.served import Served, served
+from tests.faults.signed import signed
 from tests.faults.stage import Stage, Worker
 
 DOOR_FIRST = 10_000_000
@@ -39,7 +40,7 @@ class Both:
 
 def run(stage: Stage) -> None:
     """One loss after another."""
-    replicas = Replicas(stage)
+    replicas, _ = signed(stage)
     with served(stage, replicas) as ray:
         ray.tell(replicas=2)
         deployment = ray.deploy()

@@ -8,8 +8,8 @@ each key is kept: I1 to I8. Does not show: what a rebalance costs on a machine w
 from __future__ import annotations
 
 from tests.faults.meanwhile import Meanwhile
-from tests.faults.replicas import Replicas
 from tests.faults.served import served
+from tests.faults.signed import signed
 from tests.faults.stage import Stage
 
 AT_ONCE = 500
@@ -19,7 +19,7 @@ LAG_MAX = 20_000
 
 def run(stage: Stage) -> None:
     """Deploy four, load, deploy one."""
-    replicas = Replicas(stage)
+    replicas, _ = signed(stage)
     with served(stage, replicas) as ray:
         ray.tell(replicas=4)
         deployment = ray.deploy()

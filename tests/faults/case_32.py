@@ -19,15 +19,13 @@ from typing import Any
 from schemas.control import Release
 from schemas.results import Result
 from serving import release_log
-from serving.registry import Registry
 from serving.release_log import ReleaseRefused
 from serving.release_orders import Orders
 from serving.releases import with_canary
 from serving.signer import Signer
-from serving.signing_key import SigningKey
-from serving.trust import Trust
 from tests.faults import answers
-from tests.faults.replicas import Replicas, assigned_within
+from tests.faults.replicas import assigned_within
+from tests.faults.signed import signed
 from tests.faults.stage import Stage, Worker
 from tests.serving import model_folders
 from tests.serving.tampering import TAMPERINGS, Tampering
@@ -43,9 +41,7 @@ WAITED_S = 1.0
 
 def run(stage: Stage) -> None:
     """One after another, in an order of the seed's."""
-    signer = _signer(stage)
-    replicas = Replicas(stage, answers.release, trust_dir=str(signer.key.trust.folder))
-    signer.sign(stage.case, answers.VERSION, by="fault", reason="the first champion")
+    replicas, signer = signed(stage)
     broken = _versions(stage, signer)
     scorer = replicas.start()
     stage.outcome.check("it came to work", holds=assigned_within(scorer))
@@ -71,12 +67,6 @@ def run(stage: Stage) -> None:
     answers.check(stage, versions=(answers.VERSION, TRUSTED_ONCE, WHOLE))
     replicas.check_log()
     stage.outcome.counts["tampered with"] = len(broken)
-
-
-def _signer(stage: Stage) -> Signer:
-    keys = stage.folder / "keys"
-    key = SigningKey(keys / "admission.pem", Trust(keys / "trusted"))
-    return Signer(Registry(stage.folder / "models"), key)
 
 
 def _versions(stage: Stage, signer: Signer) -> dict[str, Tampering]:
