@@ -59,13 +59,18 @@ def served_vectors(
     return joined
 
 
+def span_ms(lake: Scans, case: str, stream: str) -> tuple[int, int] | None:
+    """The event times of a stream's first and newest row; None while there is none."""
+    table = table_of(case)[f"{case}.{stream}"].table
+    found = pc.min_max(lake.scan(table, columns=("event_time_ms",))["event_time_ms"])
+    first, newest = found["min"].as_py(), found["max"].as_py()
+    return None if first is None else (int(first), int(newest))
+
+
 def newest_ms(lake: Scans, case: str, stream: str = "results") -> int | None:
     """The event time of the newest row of a stream; None while there is none."""
-    table = table_of(case)[f"{case}.{stream}"].table
-    latest: int | None = pc.max(
-        lake.scan(table, columns=("event_time_ms",))["event_time_ms"]
-    ).as_py()
-    return latest
+    span = span_ms(lake, case, stream)
+    return span[1] if span else None
 
 
 def _number(value: float | None) -> float:

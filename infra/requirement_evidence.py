@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import structlog
 
+from features.answers import RECEIVED, first
 from features.lake import Lake, NoSuchLakeTable
 from monitoring.requirement_check import Evidence
 from schemas import topics
@@ -108,8 +109,8 @@ def _busiest(requests: pa.Table) -> int | None:
 
 
 def _outcomes(lake: Lake, case: str, champion: str, since_ms: int) -> tuple[Floats, Floats]:
-    """Scores and labels that the champion has earned; a repeated join counts once, as it came last."""
-    columns = ("request_id", "status", "score", "version", "route", "late", "ingest_ms")
+    """Scores and labels that the champion has earned; a request that was joined twice counts once, as it was first."""
+    columns = ("request_id", "status", "score", "version", "route", "late", *RECEIVED)
     rows = _rows(lake, case, "joined", columns, since_ms)
     rows = rows.filter(
         pc.and_(
@@ -119,10 +120,9 @@ def _outcomes(lake: Lake, case: str, champion: str, since_ms: int) -> tuple[Floa
             ),
         )
     )
-    newest = {row["request_id"]: row for row in rows.sort_by("ingest_ms").to_pylist()}
-    table = np.array([(r["score"], r["late"]) for r in newest.values()], dtype=np.float64)
-    table = table.reshape(-1, 2)
-    return table[:, 0], table[:, 1]
+    once = first(rows)
+    scores, labels = (once[name].to_numpy().astype(np.float64) for name in ("score", "late"))
+    return scores, labels
 
 
 class _Freshness(TypedDict):

@@ -312,6 +312,7 @@ class DriftWorker:
             until_ms=now_ms,
             reason=f"{', '.join(alert.kinds)} in the window of {window_name(alert.window_start_ms)}",
             approve_by_ms=now_ms + policy.approval_ms if policy.approval else None,
+            version=alert.version,
         )
 
     def _publish(self, *events: ControlEvent) -> None:

@@ -83,10 +83,9 @@ class Arm:
             self.scores.append(row.score)
 
     def join(self, row: JoinedRow) -> None:
-        """Count one outcome; a repeat replaces the one before."""
-        before = self.joined.get(row.request_id)
-        if before is not None:
-            self.losses.remove(log_loss(before[0], label=before[1]), before[2])
+        """Count one outcome; of several of one request the first."""
+        if row.request_id in self.joined:
+            return
         score, entity = float(row.score or 0.0), row.entity or row.request_id
         self.joined[row.request_id] = score, row.late, entity
         self.losses.add(log_loss(score, label=row.late), entity)
@@ -166,7 +165,7 @@ class Trial:
             arm.answer(row, slow_ms=self._slow_ms, faulty=bool(row.failed))
 
     def add_joined(self, row: JoinedRow) -> None:
-        """Count one joined row of these epochs; a repeat replaces the one before."""
+        """Count one joined row of these epochs; of several of one request the first counts."""
         self._joined_ms = max(self._joined_ms, row.event_time_ms)
         self._changed = True
         arm = self._arms.get(row.version)

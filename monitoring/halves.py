@@ -147,7 +147,7 @@ class WaitingHalves:
         return len(self._table)
 
     def offer(self, origin: int, half: Half) -> tuple[Pair | None, list[Change]]:
-        """Take one half, which may have come before.
+        """Take one half, which may have come before: then the one that waits already stays.
 
         Returns:
             Both halves if they are here, and the table's change for its changelog.
@@ -160,9 +160,9 @@ class WaitingHalves:
             return (half, other), [self._drop(half.request_id)]
         if isinstance(half, OutcomeHalf) and isinstance(other, ResultHalf):
             return (other, half), [self._drop(half.request_id)]
+        if waiting is not None:
+            return None, []  # a repeat; or another label, and the first one counts
         value = encode(half)
-        if value == waiting:
-            return None, []
         self._table[half.request_id] = value
         heappush(self._queues[side], (half.event_time_ms, half.request_id))
         return None, [(half.request_id, value)]

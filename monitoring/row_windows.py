@@ -65,7 +65,7 @@ class RowWindows(Waits):
         self._add(self._results, _Waiting(partition, offset, row))
 
     def add_joined(self, partition: Partition, offset: int, row: JoinedRow) -> None:
-        """Take one joined row; a repeat replaces the one before."""
+        """Take one joined row; of several of one request the first counts."""
         self.joined_clock.read(partition, row.event_time_ms)
         self._add(self._joined, _Waiting(partition, offset, row))
 
@@ -79,9 +79,9 @@ class RowWindows(Waits):
         start_ms = self.closed_until_ms or results[0].row.event_time_ms
         window = Window(start_ms, end_ms, results_seen=len(results))
         window.results += [one.row for one in results if isinstance(one.row, ResultRow)]
-        window.joined |= {
-            one.row.request_id: one.row for one in joined if isinstance(one.row, JoinedRow)
-        }
+        for one in joined:
+            if isinstance(one.row, JoinedRow):
+                window.joined.setdefault(one.row.request_id, one.row)
         self.closed_until_ms, self._end_ms = end_ms, None
         return window
 

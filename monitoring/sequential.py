@@ -27,7 +27,7 @@ _EXPONENT_MAX = 700.0
 
 
 class Moments:
-    """Mean of rows that come and are replaced one by one, and its variance where rows of one entity hang together.
+    """Mean of rows that come one by one, and its variance where rows of one entity hang together.
 
     The variance is that of a ratio of sums over entities (the cluster-robust one, Liang and Zeger 1986): what an entity's rows
     have in common counts once, however many they are. With one row an entity it is the usual one.
@@ -44,11 +44,14 @@ class Moments:
 
     def add(self, value: float, entity: str) -> None:
         """Take a row in."""
-        self._change(entity, 1, value)
-
-    def remove(self, value: float, entity: str) -> None:
-        """Take back a row that was taken in."""
-        self._change(entity, -1, -value)
+        n, total = self._of.get(entity, (0, 0.0))
+        m, after = n + 1, total + value
+        self._totals2 += after * after - total * total
+        self._products += m * after - n * total
+        self._rows2 += m * m - n * n
+        self.rows += 1
+        self.total += value
+        self._of[entity] = m, after
 
     @property
     def mean(self) -> float:
@@ -64,19 +67,6 @@ class Moments:
         mean = self.mean
         spread = self._totals2 - 2 * mean * self._products + mean * mean * self._rows2
         return max(spread, 0.0) / self.rows**2 * entities / (entities - 1)
-
-    def _change(self, entity: str, rows: int, value: float) -> None:
-        n, total = self._of.get(entity, (0, 0.0))
-        m, after = n + rows, total + value
-        self._totals2 += after * after - total * total
-        self._products += m * after - n * total
-        self._rows2 += m * m - n * n
-        self.rows += rows
-        self.total += value
-        if m:
-            self._of[entity] = m, after
-        else:
-            self._of.pop(entity, None)
 
 
 @dataclass(frozen=True)

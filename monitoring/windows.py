@@ -83,7 +83,7 @@ class Window:
     end_ms: int
     results: list[ResultRow] = field(default_factory=list)
     results_seen: int = 0
-    # By request id, because joined rows are upserts.
+    # By request id, because joined rows are repeated.
     joined: dict[str, JoinedRow] = field(default_factory=dict)
     first_offsets: dict[Partition, int] = field(default_factory=dict)
 
@@ -174,11 +174,11 @@ class Windows(Waits):
             window.results[place] = row
 
     def add_joined(self, partition: Partition, offset: int, row: JoinedRow) -> None:
-        """Take one joined row; a repeat replaces the one before."""
+        """Take one joined row; of several of one request the first counts."""
         self.joined_clock.read(partition, row.event_time_ms)
         window = self._window(partition, offset, row.event_time_ms)
-        if window is not None and (row.request_id in window.joined or not self._is_full(window)):
-            window.joined[row.request_id] = row
+        if window is not None and not self._is_full(window):
+            window.joined.setdefault(row.request_id, row)
 
     def close_ready(self) -> Window | None:
         """The oldest window whose time is over, once; call until None."""

@@ -13,12 +13,13 @@ from schemas.manifest import Manifest
 INPUTS_SHOWN = 12
 
 
-def card(described: Manifest, reliance: Mapping[str, float]) -> str:
+def card(described: Manifest, reliance: Mapping[str, float], chosen: str = "") -> str:
     """The card.
 
     Args:
         described: The manifest.
         reliance: Input → the held-out AUC that is lost where its values are shuffled among the rows.
+        chosen: Why this estimator was fitted, where somebody had to choose.
     """
     trained = described.trained
     lines = [
@@ -26,6 +27,7 @@ def card(described: Manifest, reliance: Mapping[str, float]) -> str:
         "",
         f"Answers requests of `{described.case}` with the probability of the label; at {described.threshold:g} or above it says yes.",
         "",
+        *((f"{chosen[0].upper()}{chosen[1:]}.", "") if chosen else ()),
         "## Trained on",
         f"- requests from {_day(trained.since_ms)} to {_day(trained.until_ms)}",
         f"- {trained.rows:,} rows, {trained.label_rate:.1%} of them positive",

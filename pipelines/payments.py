@@ -74,5 +74,5 @@ def neural(matrix: Matrix, labels: NDArray[np.bool_]) -> Pipeline:
     return estimator
 
 
-# By name, for `headrace models train --estimator`; `train` is what a retraining order fits.
+# By name, for `headrace models train --estimator`; a retraining fits what the champion was fitted with.
 ESTIMATORS = {"trees": train, "neural": neural}

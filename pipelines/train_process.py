@@ -32,6 +32,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 class Job(BaseModel):
     """What to train: a version on requests of `[since_ms, until_ms)`, by the use case's `train` if not told otherwise.
 
+    It is told by an `estimator`, or by a `champion`: the version that is to be fitted anew.
     With `accept_data`, rows are not compared with those of the last version: a person has looked at them.
     """
 
@@ -44,6 +45,7 @@ class Job(BaseModel):
     until_ms: int
     order_id: str | None = None
     estimator: str | None = None
+    champion: str | None = None
     accept_data: bool = False
 
 
@@ -68,18 +70,23 @@ def main() -> int:
     job = Job.model_validate(json.loads(sys.stdin.buffer.readline()))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Heavy imports only now: the parent's death is already watched.
-    from pipelines import training  # noqa: PLC0415
+    from pipelines import estimators, training  # noqa: PLC0415
     from pipelines.lineage import TrainingRun  # noqa: PLC0415
     from schemas.errors import HeadraceError  # noqa: PLC0415
 
     models_dir = Path(job.models_dir)
     run = TrainingRun(job.stores, job.case, job.order_id)
+    name, chosen = job.estimator, ""
     try:
+        if name is None and job.champion is not None:
+            name, chosen = estimators.as_champion(job.case, models_dir, job.champion)
+            _say("progress", chosen)
         built = training.build(
             _rows(job, models_dir, run),
             models_dir,
-            estimator_name=job.estimator,
+            estimator_name=name,
             order_id=job.order_id,
+            chosen=chosen,
             progress=lambda text: _say("progress", text),
         )
     except HeadraceError as error:

@@ -235,6 +235,7 @@ def _candidate(
             since_ms=order.since_ms,
             until_ms=order.until_ms,
             order_id=order.event_id,
+            champion=order.version,
         )
         version, error = train(job, pipelines, ctx, reading)
         if version is None and error is None:

@@ -47,6 +47,7 @@ def build(
     *,
     estimator_name: str | None = None,
     order_id: str | None = None,
+    chosen: str = "",
     progress: Progress = lambda _: None,
 ) -> Manifest:
     """Fit, convert, prove the conversion, measure on the held-out rows, and put the version in its place.
@@ -58,6 +59,7 @@ def build(
         models_dir: Where versions lie.
         estimator_name: One of the use case's `ESTIMATORS`; its `train` for None.
         order_id: The order that this answers.
+        chosen: Why this estimator, for the card.
         progress: Told what is being done.
 
     Raises:
@@ -82,10 +84,10 @@ def build(
     try:
         (folder / MODEL_FILE).write_bytes(model.SerializeToString())
         pq.write_table(_reference(training, estimator, use_case.SEED), folder / REFERENCE_FILE)
-        pq.write_table(_holdout(training), folder / HOLDOUT_FILE)
+        pq.write_table(_holdout(training, scores), folder / HOLDOUT_FILE)
         draft = _manifest(training, use_case, name, estimator, metrics, order_id)
         reliance = _reliance(training, estimator, metrics["auc"], use_case.SEED)
-        (folder / CARD_FILE).write_text(card(draft, reliance), encoding="utf-8")
+        (folder / CARD_FILE).write_text(card(draft, reliance, chosen), encoding="utf-8")
         files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
         if sbom.LOCK.exists():
             sbom.ensure(sbom.LOCK, models_dir)
@@ -134,7 +136,7 @@ def _reference(training: TrainingSet, estimator: Classifier, seed: int) -> pa.Ta
     )
 
 
-def _holdout(training: TrainingSet) -> pa.Table:
+def _holdout(training: TrainingSet, scores: NDArray[np.float64]) -> pa.Table:
     rows = training.holdout
     return pa.table(
         {
@@ -142,6 +144,7 @@ def _holdout(training: TrainingSet) -> pa.Table:
             "label": rows.labels,
             "request_id": pa.array(rows.request_ids, pa.string()),
             "event_time_ms": rows.event_time_ms,
+            "score": scores,
         }
     )
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from features import served
+from features.answers import RECEIVED
 from features.batch import features_as_of
 from features.inputs import input_names, matrix
 from features.lake import Lake
@@ -143,20 +144,14 @@ def training_set(
 def span_ms(case: str, stores: StoreSettings) -> tuple[int, int] | None:
     """From the first request in the lake to just after the last request or outcome; None where there is no request."""
     lake = Lake(stores)
-    requests = _times(lake, _table(case, "requests"))
-    if requests is None:
+    asked, known = (_span_ms(lake, case, stream) for stream in ("requests", "outcomes"))
+    if asked is None:
         return None
-    outcomes = _times(lake, _table(case, "outcomes")) or requests
-    return requests[0], max(requests[1], outcomes[1]) + 1
+    return asked[0], max(asked[1], (known or asked)[1]) + 1
 
 
-def _times(lake: Lake, table: str) -> tuple[int, int] | None:
-    """The first and the last event time of a table."""
-    if not lake.exists(table):
-        return None
-    found = pc.min_max(lake.scan(table, columns=("event_time_ms",))["event_time_ms"])
-    first, last = found["min"].as_py(), found["max"].as_py()
-    return None if first is None else (int(first), int(last))
+def _span_ms(lake: Lake, case: str, stream: str) -> tuple[int, int] | None:
+    return served.span_ms(lake, case, stream) if lake.exists(_table(case, stream)) else None
 
 
 def _table(case: str, stream: str) -> str:
@@ -179,10 +174,10 @@ def _labelled(
         rows = lake.scan(
             table, snapshot_id=snapshots.get(table), since_ms=since_ms, until_ms=until_ms
         )
-        ordered: pd.DataFrame = rows.to_pandas()
-        ordered = ordered.sort_values(["event_time_ms", "request_id"], kind="stable")
-        # A producer that retried may have left a request or its outcome twice; the first one counts.
-        return ordered.drop_duplicates("request_id")
+        received: pd.DataFrame = rows.to_pandas().sort_values(list(RECEIVED), kind="stable")
+        # A producer that retried, or changed its mind, left a request or its outcome twice; the first one counts.
+        once = received.drop_duplicates("request_id")
+        return once.sort_values(["event_time_ms", "request_id"], kind="stable")
 
     outcomes = read("outcomes")[["request_id", "late", "event_time_ms"]]
     known = outcomes.rename(columns={"late": "label", "event_time_ms": "outcome_ms"})

@@ -1,4 +1,4 @@
-"""The events by which the layers steer each other: releases, alerts, orders, brakes, candidates, verdicts, incidents.
+"""Events by which the layers steer each other: releases, alerts, orders, brakes, candidates, verdicts, incidents, keys.
 
 Their `event_time_ms` is the stream's clock at the decision (so that a replay of the past decides alike); `decided_at_ms`
 is the wall clock.
@@ -98,7 +98,7 @@ class Alert(ControlEvent):
 class RetrainingOrder(ControlEvent):
     """Train on what is known up to `until_ms`; at most one order is open at a time.
 
-    With `approve_by_ms` it is only proposed: nothing trains before a person approved it, and it lapses after that instant
+    `version` is the champion that drifted: it is fitted anew, by the same estimator. With `approve_by_ms` it is only proposed: nothing trains before a person approved it, and it lapses after that instant
     of the stream's clock.
     """
 
@@ -107,6 +107,7 @@ class RetrainingOrder(ControlEvent):
     until_ms: int
     reason: str
     approve_by_ms: int | None = None
+    version: str | None = None
 
 
 class BrakeKind(StrEnum):
@@ -202,6 +203,33 @@ class Incident(ControlEvent):
     rows: int
     window_start_ms: int
     window_end_ms: int
+    reason: str
+
+
+class KeyActKind(StrEnum):
+    """What a person does with the keys that vouch for versions."""
+
+    SIGN = "sign"
+    ROTATE = "rotate"
+    REVOKE = "revoke"
+
+
+class KeyAct(ControlEvent):
+    """A person signed a version, or changed whose signatures count. By the wall clock: keys know no other.
+
+    Attributes:
+        key_id: The key that signed, that is revoked, or that signed until now.
+        signs: Which key signs from now on, where that is another than before.
+        version, digest: What was signed of `model`, and what it hashes to.
+    """
+
+    kind: KeyActKind
+    key_id: str | None
+    signs: str | None = None
+    model: str | None = None
+    version: str | None = None
+    digest: str | None = None
+    by: str
     reason: str
 
 

@@ -5,8 +5,9 @@
 ├── model.onnx          input `input` float32 [rows, inputs]; score = probability of class 1
 ├── manifest.json       this
 ├── card.md             what a person should know of it
-├── reference.parquet   up to 5,000 training rows: inputs, `score`, `label` (the reference of drift)
-└── holdout.parquet     the held-out rows: inputs, `label`, `request_id`, `event_time_ms`
+├── reference.parquet   up to 5,000 training rows: inputs, `score`, `label` (inputs are the reference of data drift)
+└── holdout.parquet     the held-out rows: inputs, `label`, `request_id`, `event_time_ms`, `score` (the reference of
+                        prediction drift; not in versions of before)
 ```
 """
 

@@ -136,6 +136,7 @@ CONTROL_TOPICS = (
     Topic("control.brake", control.Brake, "use case", retention_ms=-1),
     Topic("control.access", control.DataAccess, "use case", retention_ms=-1),
     Topic("control.incidents", control.Incident, "use case", retention_ms=-1),
+    Topic("control.keys", control.KeyAct, "use case", retention_ms=-1),
     Topic("control.audit", control.AuditRecord, "use case", retention_ms=-1),
 )
 

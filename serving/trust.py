@@ -4,6 +4,7 @@
 <data>/keys/
 ├── admission.pem         the private key, mode 0600: only admission's settings name it (`serving.signing_key`)
 ├── signed.jsonl          what was signed, when, by whom and why (`serving.signer`)
+├── acts.jsonl            what people did with keys, whether or not it is on record yet (`serving.key_record`)
 └── trusted/              this folder, `serving.trust_dir`
     ├── <key id>.pub      a public key; a key's id is the start of the SHA-256 of this file
     └── <key id>.revoked  JSON: since when its signatures do not count any more, by whom, and why

@@ -29,7 +29,7 @@ from schemas.manifest import (
 from serving import runtime
 from serving.comparison import Comparison, Measured, compare, measured, scored
 from serving.manifest import ModelRefused
-from serving.output_contract import ModelFailed
+from serving.output_contract import ModelFailed, Scores
 from serving.precision import NotQuantizable, refuse_without_weights, write_variant
 from serving.registry import Registry
 from serving.trial import matrix_of, measure, read_rows
@@ -92,7 +92,6 @@ def _build(
     target.mkdir()
     made.callback(shutil.rmtree, target, ignore_errors=True)
     write_variant(folder / MODEL_FILE, target / MODEL_FILE, precision)
-    shutil.copyfile(folder / HOLDOUT_FILE, target / HOLDOUT_FILE)
     draft = origin.model_copy(
         update={
             "precision": precision,
@@ -100,7 +99,7 @@ def _build(
             "created_ms": time.time_ns() // 1_000_000,
             # The order was answered by the origin.
             "order_id": None,
-            "files": {name: file_digest(target / name) for name in (MODEL_FILE, HOLDOUT_FILE)},
+            "files": {MODEL_FILE: file_digest(target / MODEL_FILE)},
         }
     )
     draft.write(target)
@@ -108,9 +107,10 @@ def _build(
         model = runtime.load(target)
         reference = read_rows(folder / REFERENCE_FILE, (*origin.inputs, "score"))
         scores = model.predict(matrix_of(model, reference))
-        at = reference.column_names.index("score")
-        pq.write_table(reference.set_column(at, "score", pa.array(scores)), target / REFERENCE_FILE)
-        metrics = _metrics(model, folder)
+        _write_scored(reference, scores, target / REFERENCE_FILE)
+        held_out = read_rows(folder / HOLDOUT_FILE, (*origin.inputs, "label"))
+        scores = scored(model, matrix_of(model, held_out))
+        _write_scored(held_out, scores, target / HOLDOUT_FILE)
     except (ModelRefused, ModelFailed) as error:
         raise NotQuantizable(
             f"{origin.model} {origin.version} as {precision}",
@@ -118,14 +118,18 @@ def _build(
             came=str(error),
             mend="Nothing was made. Leave this precision out: `--to`.",
         ) from error
-    files = {**draft.files, REFERENCE_FILE: file_digest(target / REFERENCE_FILE)}
-    return draft.model_copy(update={"metrics": metrics, "files": files}), target
+    metrics = measure(held_out["label"].to_numpy(), scores)
+    told = {
+        "metrics": {**metrics, "rows": float(held_out.num_rows)},
+        "files": {n: file_digest(target / n) for n in (MODEL_FILE, REFERENCE_FILE, HOLDOUT_FILE)},
+    }
+    return draft.model_copy(update=told), target
 
 
-def _metrics(model: runtime.Model, folder: Path) -> dict[str, float]:
-    rows = read_rows(folder / HOLDOUT_FILE, (*model.manifest.inputs, "label"))
-    found = measure(rows["label"].to_numpy(), scored(model, matrix_of(model, rows)))
-    return {**found, "rows": float(rows.num_rows)}
+def _write_scored(rows: pa.Table, scores: Scores, path: Path) -> None:
+    """The origin's rows with the variant's own scores; an origin of before kept none of its held-out rows."""
+    kept = rows.drop_columns("score") if "score" in rows.column_names else rows
+    pq.write_table(kept.append_column("score", pa.array(scores)), path)
 
 
 def _compared(

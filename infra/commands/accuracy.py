@@ -33,14 +33,15 @@ def accuracy(
 ) -> None:
     """What answers turned out to be worth, group by group: the accuracy of record, from the lake alone.
 
-    Answers whose outcome never came are counted and judged by nothing. Weeks begin on Monday, in UTC. "Ago" counts back from
+    Answers whose outcome never came are counted and judged by nothing. Of several outcomes of a request the first that was
+    received counts. Weeks begin on Monday, in UTC. "Ago" counts back from
     the newest outcome in the lake.
 
     Example: headrace accuracy --since 60d --by week,version
     """
     import dataclasses
 
-    from features.answers import answers
+    from features.answers import answers, contradicted
     from features.lake import Lake
     from features.served import newest_ms
     from infra.patience import patient
@@ -55,14 +56,20 @@ def accuracy(
     progress = patient()
     newest = newest_ms(lake, settings.case, "outcomes") if since or until else None
     progress("reading answers and outcomes")
+    since_ms = time_option("--since", since, newest) if since else None
     rows = answers(
         lake,
         settings.case,
-        since_ms=time_option("--since", since, newest) if since else None,
+        since_ms=since_ms,
         until_ms=time_option("--until", until, newest) if until else None,
         fields=fields,
     )
     progress(f"judging {rows.num_rows:,} answers")
+    if changed := contradicted(lake, settings.case, since_ms=since_ms):
+        typer.echo(
+            f"{changed:,} requests have outcomes that contradict each other: the first received counts",
+            err=True,
+        )
     scores = scorecard(_told_apart(rows, names)) if rows.num_rows else ()
     if as_json:
         print_json([dataclasses.asdict(score) for score in scores])

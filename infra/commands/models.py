@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from infra.commands.models_access import recorded
+from infra.commands.models_access import listens, recorded
 from infra.commands.models_card import card
 from infra.commands.models_keys import keys, sign
 from infra.commands.models_quantize import quantize
@@ -33,14 +33,13 @@ app.command("sbom")(sbom)
 app.add_typer(keys)
 
 CASE = typer.Option("", "--case", help="The use case; the settings' own if not given.")
-KAFKA_TIMEOUT_S = 2.0
 
 
 @app.command("train")
 def train(
     case: str = CASE,
     estimator: str = typer.Option(
-        "", "--estimator", help="One of the use case's; the one that retrainings fit if not given."
+        "", "--estimator", help="One of the use case's; its `train` if not given."
     ),
     since: str = typer.Option("", "--since", help="From this event time on: ISO, or 30d ago."),
     until: str = typer.Option("", "--until", help="Up to this event time: the same."),
@@ -175,7 +174,7 @@ def _trained(settings: Settings, job: Job) -> str:
             typer.echo(f"{doing} …", err=True)
 
     context = WorkerContext(settings.case, threading.Event(), report)
-    reading = recorded(settings, job, _listens)
+    reading = recorded(settings, job)
     version, error = trainer.train(job, settings.pipelines, context, reading)
     if version is None:
         raise TrainingRefused(
@@ -201,8 +200,8 @@ def release_in_force(settings: Settings) -> Release | None:
     """What is in force. What is on disk can be listed without Kafka, and without the ten seconds that its client tries."""
     from serving import release_log
 
-    if not any(_listens(one) for one in settings.kafka.bootstrap_servers.split(",")):
-        servers = settings.kafka.bootstrap_servers
+    servers = settings.kafka.bootstrap_servers
+    if not listens(servers):
         typer.echo(f"what is released is not known: nobody listens on {servers}", err=True)
         return None
     try:
@@ -210,17 +209,6 @@ def release_in_force(settings: Settings) -> Release | None:
     except release_log.ReleaseRefused as error:
         typer.echo(f"what is released is not known: {error}", err=True)
         return None
-
-
-def _listens(server: str) -> bool:
-    import socket
-
-    host, _, port = server.strip().rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), KAFKA_TIMEOUT_S):
-            return True
-    except (OSError, ValueError):
-        return False
 
 
 def released_as(release: Release | None, version: str) -> str:

@@ -1,4 +1,4 @@
-"""`headrace models keys list | rotate | revoke`, and `headrace models sign`."""
+"""`headrace models keys list | rotate | revoke | record`, and `headrace models sign`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from infra.commands.models_record import on_record, record
 from infra.json_print import print_json
 from infra.table_print import print_table
 
@@ -14,8 +15,12 @@ if TYPE_CHECKING:
     from serving.signer import Signer
 
 keys = typer.Typer(
-    name="keys", no_args_is_help=True, help="Whose signatures count: list, rotate, revoke."
+    name="keys",
+    no_args_is_help=True,
+    help="Whose signatures count: list, rotate, revoke; record what was done.",
 )
+
+keys.command("record")(record)
 
 JSON = typer.Option(False, "--json", help="As JSON.")
 
@@ -38,17 +43,27 @@ def list_keys(*, as_json: bool = JSON) -> None:
 
 
 @keys.command("rotate")
-def rotate(*, as_json: bool = JSON) -> None:
+def rotate(
+    *,
+    reason: str = typer.Option("", "--reason", help="Kept on the record."),
+    as_json: bool = JSON,
+) -> None:
     """Sign with a new key from now on. What older keys signed stays signed; the old private key is deleted.
 
     Example: headrace models keys rotate
     """
     from infra.settings import Settings
+    from schemas.control import KeyActKind
+    from serving.key_record import key_act
 
-    signer = _signer(Settings.load())
+    settings = Settings.load()
+    signer = _signer(settings)
     before, now = signer.key.current(), signer.key.rotate()
+    kind, by = KeyActKind.ROTATE, _person()
+    act = key_act(settings.case, kind, before, by=by, reason=reason, signs=now)
+    recorded = on_record(settings, signer, act)
     if as_json:
-        print_json({"signed_until_now": before, "signs": now})
+        print_json({"signed_until_now": before, "signs": now, "on_record": recorded})
         return
     typer.echo(f"{now} signs from now on; its private key is {signer.key.path}. Keep a copy safe.")
     if before:
@@ -73,10 +88,11 @@ def revoke(
 
     settings = Settings.load()
     signer = _signer(settings)
-    instead = signer.key.revoke(key_id, by=_person(), reason=reason)
+    instead, recorded = _revoked(settings, signer, key_id, reason)
     concerned = _released_as(settings, signer.signed_by(key_id))
     if as_json:
-        print_json({"revoked": key_id, "signs": instead, "versions": concerned})
+        told = {"revoked": key_id, "signs": instead, "versions": concerned}
+        print_json({**told, "on_record": recorded})
         return
     typer.echo(f"{key_id} is revoked: {reason}")
     if instead:
@@ -113,6 +129,8 @@ def sign(
     """
     from infra.settings import Settings
     from schemas import usecase
+    from schemas.control import KeyActKind
+    from serving.key_record import key_act
 
     settings = Settings.of_case(case)
     model = str(usecase.load("schemas", settings.case).MODEL)
@@ -124,13 +142,36 @@ def sign(
         typer.echo(f"{made}; there is no other.", err=True)
     said = signer.registry.manifest(model, version)
     digest = signer.registry.digest(model, version)
+    kind, by, signed = KeyActKind.SIGN, _person(), (model, version, digest)
+    act = key_act(settings.case, kind, key_id, by=by, reason=reason, signed=signed)
+    recorded = on_record(settings, signer, act)
     if as_json:
         told = {"model": model, "version": version, "digest": digest, "key_id": key_id}
-        print_json({**told, "by": _person(), "reason": reason})
+        print_json({**told, "by": by, "reason": reason, "on_record": recorded})
         return
     metrics = ", ".join(f"{k} {v:.4f}" for k, v in said.metrics.items() if k != "rows")
     typer.echo(f"{model} {version} is signed by {key_id}: {len(said.files) + 1} files, {digest}")
     typer.echo(f"{said.estimator}, {said.precision}, on {said.trained.rows:,} rows: {metrics}")
+
+
+def _revoked(
+    settings: Settings, signer: Signer, key_id: str, reason: str
+) -> tuple[str | None, bool]:
+    """The key that signs instead, if another does; and whether it is on record."""
+    from schemas.control import KeyActKind
+    from serving.key_record import key_act
+
+    trust, instead = signer.key.trust, None
+    before, recorded = trust.key(key_id).revoked, True
+    try:
+        instead = signer.key.revoke(key_id, by=_person(), reason=reason)
+    finally:
+        # It may be revoked though what followed failed.
+        if instead or (before is None and trust.key(key_id).revoked is not None):
+            kind, by = KeyActKind.REVOKE, _person()
+            act = key_act(settings.case, kind, key_id, by=by, reason=reason, signs=instead)
+            recorded = on_record(settings, signer, act)
+    return instead, recorded
 
 
 def _signer(settings: Settings) -> Signer:

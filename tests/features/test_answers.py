@@ -2,14 +2,12 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from features.answers import answers
+from features.answers import answers, contradicted
 from features.served import newest_ms
 from tests.features.held_tables import HeldTables
 from tests.pipelines import toy
 
 CASE = toy.register("answers_case")
-
-
 # Three answers; the second's outcome came twice, the third's never, and one of a request nobody knows.
 TABLES = HeldTables(
     {
@@ -28,14 +26,19 @@ TABLES = HeldTables(
             {
                 "request_id": ["a", "b", "c", "b"],
                 "event_time_ms": [1_000, 2_000, 3_000, 2_000],
-                "station": ["s1", "s2", "s3", "s2"],
+                "station": ["s1", None, "s3", "s2"],
+                "ingest_ms": [1_001, 2_001, 3_001, 2_002],
+                "kafka_offset": [0, 1, 2, 3],
             }
         ),
         f"{CASE}_outcomes": pa.table(
             {
                 "request_id": ["b", "a", "b", "nobody"],
                 "event_time_ms": [9_000, 8_000, 9_500, 9_900],
-                "late": [True, False, False, True],
+                "late": [False, False, True, True],
+                # The files of a lake come in any order; these two within one millisecond.
+                "ingest_ms": [9_501, 8_001, 9_501, 9_901],
+                "kafka_offset": [7, 3, 6, 8],
             }
         ),
     }
@@ -46,7 +49,7 @@ def test_an_answer_stands_beside_its_request_and_the_first_of_its_outcomes() -> 
     found = answers(TABLES, CASE, fields=("station",)).to_pylist()
     assert [(r["request_id"], r["station"], r["outcome"], r["score"]) for r in found] == [
         ("a", "s1", False, 0.25),
-        ("b", "s2", True, 0.75),
+        ("b", None, True, 0.75),
         ("c", "s3", None, None),
     ]
 
@@ -55,3 +58,8 @@ def test_an_interval_is_of_requests_and_outcomes_come_whenever_they_come() -> No
     found = answers(TABLES, CASE, since_ms=2_000, until_ms=3_000).to_pylist()
     assert [(r["request_id"], r["outcome"]) for r in found] == [("b", True)]
     assert newest_ms(TABLES, CASE, "outcomes") == 9_900
+
+
+def test_outcomes_that_contradict_each_other_are_counted() -> None:
+    assert contradicted(TABLES, CASE) == 1
+    assert contradicted(TABLES, CASE, since_ms=9_200) == 0

@@ -1,4 +1,4 @@
-"""What a person is told of signatures and keys: on versions on disk, without any engine."""
+"""What a person is told of signatures and keys: on versions on disk, without any engine but for the record."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ import structlog
 from typer.testing import CliRunner
 
 from infra.cli import command_line
+from schemas import topics
+from schemas.control import KeyAct
+from schemas.control_log import ControlLog
 from schemas.manifest import file_digest
 from serving import runtime
+from serving.key_record import KeyRecord
 from serving.manifest import ModelRefused
 from serving.trust import Trust
 from tests.serving import model_folders
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from typer.testing import Result
+
+    from schemas.settings import KafkaSettings
 
 
 @pytest.fixture
@@ -112,6 +118,57 @@ def test_a_person_sees_whether_a_version_is_what_was_signed(home: Path) -> None:
     assert "signed ANOTHER" in done.stdout
     told = json.loads(models("verify", "v0001", "--json").stdout)
     assert told["digest"] != told["record"][0]["digest"]
+
+
+def test_what_is_done_without_a_broker_is_put_on_record_later(
+    home: Path, kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics.create(kafka, topics.CONTROL_TOPICS)
+    done = models("sign", "v0001", "--reason", "looked at it", "--json")
+    assert json.loads(done.stdout)["on_record"] is False
+    assert "nobody listens on 127.0.0.1:1" in done.stderr
+    assert "headrace models keys record" in done.stderr
+    assert models("keys", "record").exit_code == 1
+    with (home / "keys" / "acts.jsonl").open("ab") as file:
+        file.write(b'{"torn')
+    old = models("keys", "rotate", "--reason", "a year is over", "--json")
+    assert acts(kafka, home) == []
+
+    monkeypatch.setenv("HEADRACE_KAFKA__BOOTSTRAP_SERVERS", kafka.bootstrap_servers)
+    told = json.loads(models("keys", "record", "--json").stdout)
+    assert told == {"noted": 2, "sent": 2}
+    before = json.loads(old.stdout)["signed_until_now"]
+    done = models("keys", "revoke", before, "--reason", "a laptop was lost", "--json")
+    assert json.loads(done.stdout)["on_record"] is True
+    assert json.loads(models("keys", "record", "--json").stdout) == {"noted": 3, "sent": 0}
+    models("keys", "revoke", before, "--reason", "again")
+    signed, rotated, revoked = acts(kafka, home)
+    digest = json.loads(models("verify", "v0001", "--json").stdout)["digest"]
+    assert (signed.kind, signed.key_id, signed.reason) == ("sign", before, "looked at it")
+    assert (signed.model, signed.version, signed.digest) == ("flights", "v0001", digest)
+    assert (rotated.kind, rotated.key_id, rotated.reason) == ("rotate", before, "a year is over")
+    assert (revoked.kind, revoked.key_id, revoked.signs) == ("revoke", before, None)
+    assert rotated.signs == next(row["key_id"] for row in keys() if row["signs"])
+
+
+def acts(kafka: KafkaSettings, home: Path) -> list[KeyAct]:
+    """What is on record of this data folder."""
+    structlog.reset_defaults()
+    noted = {act.event_id for act in KeyRecord(home / "keys" / "acts.jsonl").acts()}
+    with ControlLog(kafka, "flights", ("control.keys",)) as control:
+        found = [entry.event for entry in control.read_all()]
+    return [one for one in found if isinstance(one, KeyAct) and one.event_id in noted]
+
+
+def test_a_key_that_is_revoked_though_no_other_could_be_made_is_on_record(home: Path) -> None:
+    models("sign", "v0001", "--reason", "?")
+    [key] = keys()
+    (home / "keys" / "admission.pem").write_text("torn")
+    done = models("keys", "revoke", key["key_id"], "--reason", "seen in a paste")
+    assert done.exit_code == 1
+    *_, last = KeyRecord(home / "keys" / "acts.jsonl").acts()
+    assert (last.kind, last.key_id, last.signs) == ("revoke", key["key_id"], None)
+    assert keys()[0]["revoked"]["reason"] == "seen in a paste"
 
 
 def test_the_list_needs_no_private_key(home: Path) -> None:

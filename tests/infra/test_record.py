@@ -23,10 +23,11 @@ from infra.topic_scan import scan
 from monitoring import auditor
 from monitoring.audit_chain import GRACE_MS, Judgement, Wrong, link, sha256
 from schemas import topics
-from schemas.control import AuditRecord, Brake, BrakeKind, ControlEvent, Release
+from schemas.control import AuditRecord, Brake, BrakeKind, ControlEvent, KeyActKind, Release
 from schemas.control_log import ControlLog, Entry
 from schemas.settings import KafkaSettings
 from schemas.worker import WorkerContext
+from serving.key_record import KeyRecord, key_act
 from tests.conftest import stores_at
 from tests.monitoring import rig
 
@@ -123,19 +124,23 @@ def kinds(told: Judgement) -> set[Wrong]:
 
 
 def test_every_decision_is_recorded_once_over_restarts_and_tampering_is_found(
-    broker: KafkaSettings, lake: StoreSettings
+    broker: KafkaSettings, lake: StoreSettings, tmp_path: Path
 ) -> None:
     publish(broker, release(1), word(1), word(1, case="another"))
     with running(broker) as links:
         await_links(links, 2)
         publish(broker, release(2), word(2))
         await_links(links, 4)
-    publish(broker, word(3), release(3))
+    noted = KeyRecord(tmp_path / "acts.jsonl")
+    noted.note(key_act(CASE, KeyActKind.ROTATE, "old", by="ann", reason="a year", signs="new"))
+    assert [noted.send(broker) for _ in range(2)] == [1, 0]
+    publish(broker, release(3))
     with running(broker) as links:
         await_links(links, 6)
     told = judge(broker, lake, CASE)
     assert (told.links, told.proved, told.waiting, told.findings) == (6, 6, 0, ())
     written = values(broker)
+    assert '"key_id":"old"' in json.loads(written[4])["content"]
     assert told.head == sha256(written[-1])
 
     keep_in_lake(lake, written)

@@ -108,7 +108,8 @@ def fill(stores: StoreSettings) -> None:
     at = [OLD_MS + 10 * n for n in numbers]
     keep(stores, f"{CASE}.requests", [request(n) for n in numbers], at)
     keep(stores, f"{CASE}.results", [result(n) for n in numbers[1:]], [one + 20 for one in at[1:]])
-    outcomes = [joined(n) for n in (*numbers, *numbers[:50])]
+    changed = [joined(n).model_copy(update={"late": not joined(n).late}) for n in numbers[:50]]
+    outcomes = [*(joined(n) for n in numbers), *changed]
     keep(stores, f"{CASE}.joined", outcomes, [*at, *at[:50]])
 
 

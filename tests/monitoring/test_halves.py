@@ -63,6 +63,14 @@ def test_every_order_repeat_and_restart_joins_the_same(
     assert rows == {f"r{i}": join(result(i), outcome(i)) for i in range(count)}
 
 
+@given(st.permutations([result(1), outcome(1), OutcomeHalf("r1", 2, late=True), outcome(1)]))
+def test_of_outcomes_that_contradict_each_other_the_first_is_joined(halves: list[Half]) -> None:
+    store = waiting({})
+    pairs = [pair for half in halves if (pair := store.offer(0, half)[0])]
+    first = next(half for half in halves if isinstance(half, OutcomeHalf))
+    assert pairs == [(result(1), first)]
+
+
 def test_a_half_leaves_when_no_partition_can_bring_the_other() -> None:
     store = waiting({}, keep_ms=100)
     store.offer(0, outcome(1, 1_000))

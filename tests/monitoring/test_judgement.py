@@ -46,6 +46,20 @@ def test_a_quiet_window(reference: Reference) -> None:
     assert found.live.auc == pytest.approx(0.76, abs=0.04)
 
 
+def test_an_empty_window_is_told_and_alarms_nobody(reference: Reference) -> None:
+    nothing = judge(Window(0, 1), reference, CATEGORICAL, rig.POLICY)
+    assert (nothing.rows, nothing.kinds, nothing.columns) == (0, (), ())
+    assert nothing.said == "0 of 200 rows; 0 of 200 outcomes of v1"
+    unscored = window()
+    unscored.results = [
+        ResultRow(**vars_of(row) | {"features": {}, "score": None, "status": "expired"})
+        for row in unscored.results
+    ]
+    unscored.joined = {}
+    found = judge(unscored, reference, CATEGORICAL, rig.POLICY)
+    assert (found.rows, found.kinds, found.said) == (1_500, (), nothing.said)
+
+
 def test_moved_inputs_are_data_drift(reference: Reference) -> None:
     found = judge(window(shift=0.7), reference, CATEGORICAL, rig.POLICY)
     assert found.kinds == (AlertKind.DATA_DRIFT,)

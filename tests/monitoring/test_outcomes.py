@@ -3,21 +3,32 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from confluent_kafka import Consumer, Producer
 
+from features.answers import OUTCOME, answers, contradicted, first
+from features.lake import Lake
+from monitoring.accuracy import Floats, accuracy
 from monitoring.halves import JoinedRow, OutcomeHalf, ResultHalf, join
 from monitoring.outcomes import partition_of
-from schemas import envelope
+from pipelines import archiver
+from pipelines.settings import PipelineSettings
+from schemas import envelope, topics
 from schemas.flights import Outcome
 from schemas.results import Joined, Result
 from schemas.settings import KafkaSettings
+from schemas.worker import WorkerContext
+from tests.conftest import stores_at
 from tests.monitoring import rig
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +79,7 @@ def join_process(
 def joined_rows(kafka: KafkaSettings, case: str) -> dict[str, Joined]:
     values = rig.read_all(kafka, f"{case}.joined")
     rows = [Joined.model_validate_json(value) for value in values]
-    return {row.request_id: row for row in rows}
+    return {row.request_id: row for row in reversed(rows)}
 
 
 def test_kill_and_restart_lose_nothing_and_repeats_are_harmless(
@@ -85,6 +96,7 @@ def test_kill_and_restart_lose_nothing_and_repeats_are_harmless(
         process.kill()
     rig.produce(kafka, result_records(case, late))
     rig.produce(kafka, outcome_records(case, early[:200]))
+    rig.produce(kafka, outcome_records(case, [changed(pair) for pair in early[100:300]]))
     with join_process(case, kafka, tmp_path) as process:
         expected = {r.request_id: (r.score, o.late, o.event_time_ms) for r, o in early + late}
         rig.wait_until(lambda: len(joined_rows(kafka, case)) >= len(expected))
@@ -93,6 +105,49 @@ def test_kill_and_restart_lose_nothing_and_repeats_are_harmless(
         assert process.wait(20) == 0, (tmp_path / "log").read_text()
     rows = joined_rows(kafka, case).values()
     assert {r.request_id: (r.score, r.late, r.outcome_time_ms) for r in rows} == expected
+    archived(
+        case, kafka, tmp_path, results=4_050, joined=len(rig.read_all(kafka, f"{case}.joined"))
+    )
+    scores_agree(Lake(stores_at(tmp_path, "redis://unused")), case, unlabelled=50)
+
+
+def changed(pair: tuple[Result, Outcome]) -> tuple[Result, Outcome]:
+    """Somebody thinks better of it, an hour later."""
+    result, outcome = pair
+    later = {"late": not outcome.late, "event_time_ms": outcome.event_time_ms + 3_600_000}
+    return result, outcome.model_copy(update=later)
+
+
+def archived(case: str, kafka: KafkaSettings, folder: Path, **rows: int) -> None:
+    """Results, outcomes and what was joined of them go to the lake."""
+    stores = stores_at(folder, "redis://unused")
+    lake = Lake(stores)
+    tables = {name: topics.table_of(case)[f"{case}.{name}"].table for name in rows}
+    ctx = WorkerContext(case, threading.Event(), lambda _: None)
+    often = PipelineSettings(archive_interval_s=0.3)
+    thread = threading.Thread(target=archiver.run, args=(ctx, kafka, stores, often))
+    thread.start()
+    rig.wait_until(lambda: all(lake.exists(table) for table in tables.values()))
+    rig.wait_until(lambda: rows == {name: lake.rows(table) for name, table in tables.items()})
+    ctx.stop.set()
+    thread.join(30)
+
+
+def scores_agree(lake: Lake, case: str, unlabelled: int) -> None:
+    """The accuracy of record is the same from joined rows, each counted once, as from answers beside their outcomes."""
+    beside = answers(lake, case)
+    known = beside.filter(pc.is_valid(beside[OUTCOME]))
+    assert beside.num_rows - known.num_rows == unlabelled
+    assert contradicted(lake, case) == 200
+    table = lake.scan(topics.table_of(case)[f"{case}.joined"].table)
+    once = first(table)
+    assert once.num_rows == known.num_rows <= table.num_rows
+    assert accuracy(*columns(once, "late")) == accuracy(*columns(known, OUTCOME))
+
+
+def columns(rows: pa.Table, label: str) -> tuple[Floats, Floats]:
+    ordered = rows.sort_by("request_id")
+    return ordered["score"].to_numpy(), ordered[label].to_numpy().astype(np.float64)
 
 
 def test_a_half_is_forgotten_only_after_its_joined_row_is_safe(
@@ -115,6 +170,7 @@ def test_only_committed_results_are_joined_and_headers_are_cloud_events(
     kafka: KafkaSettings, case: str, tmp_path: Path
 ) -> None:
     aborted, committed = pairs(100, seed=4), pairs(100, seed=5)
+    said = (tmp_path / "out").read_text
     producer = Producer(kafka.client_config(transactional_id=f"{case}-scorer"))
     producer.init_transactions(30)
     for found, end in (
@@ -129,7 +185,9 @@ def test_only_committed_results_are_joined_and_headers_are_cloud_events(
     rig.produce(kafka, outcome_records(case, aborted + committed))
     with join_process(case, kafka, tmp_path):
         rig.wait_until(lambda: len(joined_rows(kafka, case)) >= 100)
-        time.sleep(2.0)
+        # Outcomes of requests that nobody knows are counted among what waits.
+        rig.wait_until(lambda: '"joined": 100, "undecodable": 0, "waiting": 100' in said())
+        time.sleep(1.0)
     assert joined_rows(kafka, case).keys() == {r.request_id for r, _ in committed}
     parents = {r.request_id: r.traceparent for r, _ in committed}
     consumer = Consumer(kafka.client_config(group_id=case, auto_offset_reset="earliest"))

@@ -47,7 +47,7 @@ def test_a_window_waits_for_the_join_but_not_for_ever() -> None:
     assert open_windows.close_ready() is not None
 
 
-def test_a_repeated_joined_row_replaces_the_one_before() -> None:
+def test_of_several_joined_rows_of_a_request_the_first_counts() -> None:
     open_windows = windows()
     open_windows.add_joined(("j", 0), 0, joined(1_010, late=False))
     open_windows.add_joined(("j", 0), 1, joined(1_010, late=True))
@@ -55,7 +55,7 @@ def test_a_repeated_joined_row_replaces_the_one_before() -> None:
     open_windows.add_result(("r", 0), 0, result(1_300))
     closed = open_windows.close_ready()
     assert closed is not None
-    assert [row.late for row in closed.joined.values()] == [True]
+    assert [row.late for row in closed.joined.values()] == [False]
 
 
 def test_a_window_keeps_a_sample_of_its_rows_and_counts_all() -> None:

@@ -61,8 +61,11 @@ def test_reference_and_hold_out_are_as_promised(models: Path, made: TrainingSet)
     assert reference.num_rows == 5_000
     assert str(reference.schema.field("view__mean").type) == "float"
     holdout = pq.read_table(folder / "holdout.parquet")
-    assert holdout.column_names == [*INPUTS, "label", "request_id", "event_time_ms"]
+    assert holdout.column_names == [*INPUTS, "label", "request_id", "event_time_ms", "score"]
     assert holdout["event_time_ms"].to_pylist() == made.holdout.event_time_ms.tolist()
+    scores = holdout["score"].to_numpy()
+    measured = training.measure(made.holdout.labels, scores)
+    assert measured == Manifest.read(folder).metrics
 
 
 def test_the_same_rows_make_the_same_model(made: TrainingSet, models: Path, tmp_path: Path) -> None:

@@ -96,6 +96,25 @@ def test_events_received_twice_count_once(january: TrainingSet, stores: StoreSet
     np.testing.assert_array_equal(again.train.request_ids, january.train.request_ids)
 
 
+def test_a_label_that_changes_is_the_first_that_was_received(
+    january: TrainingSet, stores: StoreSettings
+) -> None:
+    """Even where the change says that it happened before."""
+    lake = Lake(stores)
+    rows = lake.scan("flights_outcomes", until_ms=SINCE_MS + DAY_MS)
+    changes = {
+        "late": pc.invert(rows["late"]),
+        "event_time_ms": pc.subtract(rows["event_time_ms"], 1),
+        "ingest_ms": pc.add(rows["ingest_ms"], DAY_MS),
+    }
+    for name, values in changes.items():
+        rows = rows.set_column(rows.column_names.index(name), name, values)
+    lake.append("flights_outcomes", rows)
+    again = training_set("flights", plan(), stores, SINCE_MS, UNTIL_MS)
+    np.testing.assert_array_equal(again.train.labels, january.train.labels)
+    np.testing.assert_array_equal(again.train.request_ids, january.train.request_ids)
+
+
 def test_an_empty_interval_is_refused_in_a_sentence(stores: StoreSettings) -> None:
     summer_ms = int(datetime(2013, 6, 1, tzinfo=UTC).timestamp() * 1000)
     with pytest.raises(TrainingRefused, match=r"at least 2,000 labelled rows.*there are none"):

@@ -90,6 +90,8 @@ def test_variants_are_versions_that_serve(tmp_path: Path, expected: Expected) ->
         model = load(tmp_path / "flights" / name, expected)
         reference = pq.read_table(tmp_path / "flights" / name / REFERENCE_FILE)
         np.testing.assert_allclose(reference["score"].to_numpy(), model.predict(rows()))
+        holdout = pq.read_table(tmp_path / "flights" / name / HOLDOUT_FILE)
+        np.testing.assert_array_equal(holdout["score"].to_numpy(), scored(model, rows()))
         trial._refuse_unlike_its_estimator(model, tmp_path / "flights" / name)
         assert said.metrics == {**one.variant.metrics, "rows": ROWS}
         assert all(us > 0 for us in one.variant.us_per_row.values())
