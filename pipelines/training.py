@@ -10,7 +10,6 @@ from math import isfinite
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from pipelines import estimators, sbom
+from pipelines import estimators, sbom, training_work
 from pipelines.model_card import card
 from pipelines.onnx_model import Classifier, Matrix, convert, verify
 from pipelines.training_set import Labels, Rows, TrainingRefused, TrainingSet, training_set
@@ -64,11 +63,13 @@ def build(
 
     Raises:
         UnknownEstimator: The use case has no such estimator.
+        TrainingRefused: An input has no value in any row.
         ConversionRefused: The ONNX model says something else than the estimator.
         NoFreeVersion: Others are building as well, and took every name.
     """
     use_case = usecase.load("pipelines", training.case)
     name, fit = estimators.estimator(training.case, estimator_name)
+    _refuse_valueless(training)
     progress(f"fitting {name} on {len(training.train):,} rows of {len(training.inputs)} inputs")
     estimator = fit(training.train.matrix, training.train.labels)
     progress("converting to ONNX and comparing")
@@ -78,9 +79,7 @@ def build(
     metrics = measure(training.holdout.labels, scores)
     progress(f"held-out AUC {metrics['auc']:.4f}, ONNX differs by {difference:.1g} at most")
     home = models_dir / usecase.load("schemas", training.case).MODEL
-    home.mkdir(parents=True, exist_ok=True)
-    folder = home / f".building-{uuid4().hex}"
-    folder.mkdir()
+    folder = training_work.building(home, order_id)
     try:
         (folder / MODEL_FILE).write_bytes(model.SerializeToString())
         pq.write_table(_reference(training, estimator, use_case.SEED), folder / REFERENCE_FILE)
@@ -94,6 +93,19 @@ def build(
         return manifest.place(draft.model_copy(update={"files": files}), folder, models_dir)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_valueless(training: TrainingSet) -> None:
+    """Trees cannot cut a column without a value: sklearn stops at it, and says nothing of which."""
+    columns = zip(training.inputs, training.train.matrix.T, strict=True)
+    names = [name for name, values in columns if np.isnan(values).all()]
+    if names:
+        raise TrainingRefused(
+            f"training set of {training.case}",
+            wanted="at least one value of every input",
+            came=f"there is none of {', '.join(names)}",
+            mend="Is its source in the lake? Else take the feature out of the service.",
+        )
 
 
 def measure(labels: Labels, scores: NDArray[np.float64]) -> dict[str, float]:

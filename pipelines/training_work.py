@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -35,8 +36,7 @@ def place(models_dir: Path, case: str, order_id: str) -> Path:
 
 def keep(folder: Path, training: TrainingSet) -> None:
     """Keep the rows, all of them or none."""
-    draft = folder.with_name(f".{uuid4().hex}")
-    draft.mkdir(parents=True)
+    draft = _draft(folder.parent, f".{folder.name}-")
     for part in PARTS:
         pq.write_table(_table(getattr(training, part)), draft / f"{part}.parquet")
     said = {
@@ -51,6 +51,25 @@ def keep(folder: Path, training: TrainingSet) -> None:
     (draft / SET_FILE).write_text(json.dumps(said), encoding="utf-8")
     forget(folder)
     draft.rename(folder)
+
+
+def building(home: Path, order_id: str | None) -> Path:
+    """A new folder beside the versions to build one in; what a killed attempt at the same order left there is removed."""
+    if order_id is None:
+        # Others may be building by hand at this moment.
+        folder = home / f".building-{uuid4().hex}"
+        folder.mkdir(parents=True)
+        return folder
+    return _draft(home, f".building-{order_id}-")
+
+
+def _draft(parent: Path, prefix: str) -> Path:
+    name = uuid4().hex
+    for left in parent.glob(escape(prefix) + "?" * len(name)):
+        shutil.rmtree(left, ignore_errors=True)
+    folder = parent / f"{prefix}{name}"
+    folder.mkdir(parents=True)
+    return folder
 
 
 def kept(folder: Path, plan: Plan) -> TrainingSet | None:

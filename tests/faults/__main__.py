@@ -30,7 +30,7 @@ PREFIX = "case_"
 # Cases that go together, by the name that stands for those of them that have a file.
 GROUPS = {
     "scoring": (*range(1, 10), *range(19, 26), *range(28, 32)),
-    "loop": (32, 33, 34, 37),
+    "loop": (32, 33, 34, *range(37, 43)),
 }
 
 

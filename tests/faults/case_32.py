@@ -1,11 +1,11 @@
 """Versions that were tampered with after they were signed.
 
 Injected, while requests go on: sixteen versions, each tampered with in its own way (a flipped bit, a file too many, an empty
-folder, a pickle, links, no signature, a stranger's, a revoked one, …) and one that is signed and made for other features. Each is
-ordered as an operator would, then released behind admission's back, by lot as the champion or as a canary that answers everybody;
+folder, a pickle, links, no signature, a stranger's, a revoked one, …) and one that is signed and made for other features. Each
+whose bytes changed is offered to admission as the candidate that it was; each is ordered as an operator would, then released behind admission's back, by lot as the champion or as a canary that answers everybody;
 once the replica is killed with `kill -9` while a champion in force is one of them; then the signer of a canary that answers
 is revoked, and a version that is whole takes over. Must
-hold: no order of them is published; the replica refuses each with the reason, and the old model answers on; a replica that starts
+hold: the verdict refuses it with the reason; no order of them is published; the replica refuses each with the reason, and the old model answers on; a replica that starts
 with nothing to go on answers nothing, and everything once a release names a model that it loads; a whole canary answers until
 its signer is revoked, and nobody after; the whole one is loaded; I1 to I8. Does not show: a file beside the graph that is changed between its verification and its load.
 """
@@ -16,9 +16,10 @@ import time
 from functools import partial
 from typing import Any
 
-from schemas.control import Release
+from schemas.control import Candidate, Release, VerdictKind
 from schemas.results import Result
-from serving import release_log
+from serving import admission, release_log
+from serving.registry import Registry
 from serving.release_log import ReleaseRefused
 from serving.release_orders import Orders
 from serving.releases import with_canary
@@ -32,6 +33,14 @@ from tests.serving.tampering import TAMPERINGS, Tampering
 
 WHOLE, TRUSTED_ONCE = "v0099", "v0098"
 OTHER_FEATURES = Tampering("other features", lambda *_: None, "the model was made for")
+# A candidate bears no signature yet.
+OF_THE_SIGNATURE = {
+    "no signature",
+    "another's signature",
+    "a signature that is none",
+    "an unknown signer",
+    "a revoked signer",
+}
 KILLED_AFTER = 5
 # Answers that must come after a refusal, as a sign that traffic goes on.
 MORE = 40
@@ -48,7 +57,10 @@ def run(stage: Stage) -> None:
     orders = Orders(stage.rig.kafka, stage.stores, replicas.serving, stage.case, decided_by="fault")
     with replicas.asking() as asking:
         for number, (version, tampering) in enumerate(broken.items()):
+            digest = signer.registry.digest(stage.case, version)
             _tamper(stage, signer, version, tampering)
+            if tampering.name not in OF_THE_SIGNATURE:
+                _check_verdict(stage, signer.registry, version, tampering, digest)
             _check_order(stage, orders, version, tampering)
             _check_release(stage, scorer, asking, version, tampering)
             if number == KILLED_AFTER:
@@ -89,6 +101,29 @@ def _tamper(stage: Stage, signer: Signer, version: str, tampering: Tampering) ->
     models = stage.folder / "models" / stage.case
     tampering.do(signer, models / version, models / answers.VERSION)
     stage.inject(tampering.name)
+
+
+def _check_verdict(
+    stage: Stage, registry: Registry, version: str, tampering: Tampering, digest: str
+) -> None:
+    """Between its training and its trial."""
+    candidate = Candidate(
+        event_id=f"candidate-{version}",
+        event_time_ms=answers.RELEASED_MS,
+        case=stage.case,
+        decided_at_ms=1,
+        order_id=f"order-{version}",
+        model=stage.case,
+        version=version,
+        folder=str(registry.path(stage.case, version)),
+        digest=digest,
+    )
+    verdict = admission.judge(candidate, _now(stage), registry, stage.stores)
+    said = verdict.reason
+    held = verdict.verdict is VerdictKind.REFUSE and (tampering.said in said or digest in said)
+    stage.outcome.check(
+        "admission's verdict says why it refuses", holds=held, came=(tampering.name, said)
+    )
 
 
 def _check_order(stage: Stage, orders: Orders, version: str, tampering: Tampering) -> None:

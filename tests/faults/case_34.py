@@ -2,9 +2,9 @@
 
 Injected, a day each, into the results that a real drift worker reads: an input that stands still; one without a value; two days
 in five of a category that the reference lacks; results without a vector; a day without results; and, last, a day on which inputs
-have truly moved. Must hold: every window that has a result gets a page that says what was found, and its plots where it was
+have truly moved. Beside it, a canary that nobody asks for longer than a trial may last, until one result comes. Must hold: every window that has a result gets a page that says what was found, and its plots where it was
 judged; the worker does not end; what looks broken is alerted and orders no retraining; the true shift after it orders exactly
-one. Does not show: inputs that break while they also drift truly, which order nothing until they are mended.
+one; the guard says nothing while there is nothing, and then rolls the canary back for want of outcomes. Does not show: inputs that break while they also drift truly, which order nothing until they are mended.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from monitoring import guard_worker
 from monitoring.policy import DAY_MS
 from monitoring.report_index import Line, lines_of
+from monitoring.settings import MonitoringSettings
 from schemas import topics
-from schemas.control import Alert, RetrainingOrder
+from schemas.control import Alert, RetrainingOrder, Verdict, VerdictKind
 from schemas.results import Joined, Result, Status
+from schemas.worker import WorkerContext
 from tests.faults.stage import Stage, Worker
 from tests.monitoring import rig
 
@@ -63,6 +66,9 @@ DAYS: dict[int, tuple[Change, str]] = {
     7: (same, "retraining ordered"),
 }
 BROKEN, SHIFTED = (1, 2, 3), 7
+# A trial lasts fourteen days, and a quarter more for outcomes that are behind.
+SILENT_DAYS = 18
+LOOKS = 3
 
 
 def run(stage: Stage) -> None:
@@ -92,6 +98,7 @@ def run(stage: Stage) -> None:
     stage.outcome.check("no page failed", holds=_last(worker)["pages_failed"] == 0)
     _orders(stage, case)
     rig.unregister(case)
+    _silence(stage)
 
 
 def _day(stage: Stage, number: int, change: Change) -> Iterator[tuple[Result, Joined]]:
@@ -155,6 +162,31 @@ def _orders(stage: Stage, case: str) -> None:
     expected = [mine[SHIFTED].event_id] if SHIFTED in mine else ["no alert of the true shift"]
     stage.outcome.check("one retraining, for the true shift", holds=ids == expected, came=ids)
     stage.outcome.counts |= {"windows": len(DAYS), "alerts": len(mine), "orders": len(ids)}
+
+
+def _silence(stage: Stage) -> None:
+    """A trial without a result has no time either: it ends with the first one that comes after its longest duration."""
+    kafka, case = stage.rig.kafka, rig.register(f"silent{stage.outcome.seed}")
+    topics.apply(kafka, case)
+    rig.publish(kafka, "control.releases", rig.release(case, canary="v2"))
+
+    def ruled() -> list[Verdict]:
+        found = [Verdict.model_validate_json(v) for v in rig.read_all(kafka, "control.verdicts")]
+        return [one for one in found if one.case == case]
+
+    def guard(context: WorkerContext) -> None:
+        guard_worker.run(context, kafka, MonitoringSettings())
+
+    with rig.running(case, guard) as reports:
+        rig.wait_until(lambda: len(reports) > LOOKS)
+        stage.outcome.check("no verdict without a result", holds=not ruled(), came=ruled())
+        stage.inject(f"one result {SILENT_DAYS} days after the release of a canary")
+        _send(stage, case, list(_day(stage, SILENT_DAYS, same))[:1])
+        rig.wait_until(lambda: bool(ruled()))
+    said = [(one.verdict, one.reason) for one in ruled()]
+    held = len(said) == 1 and said[0][0] is VerdictKind.ROLL_BACK and "only 0" in said[0][1]
+    stage.outcome.check("a canary that nobody asked is rolled back", holds=held, came=said)
+    rig.unregister(case)
 
 
 def _last(worker: Worker) -> dict[str, float]:

@@ -38,6 +38,7 @@ def register(case: str) -> str:
     rules.__spec__ = ModuleSpec(rules.__name__, loader=None)
     rules.fallback = lambda _request, _features: RULE_SCORE  # type: ignore[attr-defined]
     rules.FALLBACK_THRESHOLD = 0.5  # type: ignore[attr-defined]
+    rules.GATE = ()  # type: ignore[attr-defined]
     rules.FRESH_S = {f"{case}_levels": FRESH_S}  # type: ignore[attr-defined]
     sys.modules[rules.__name__] = rules
     return case

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import training
-from pipelines.training_set import TrainingSet
+from pipelines.training_set import TrainingRefused, TrainingSet
 from schemas.manifest import Manifest, contract_digest, file_digest, next_version, versions
 from tests.pipelines import training_rows
 from tests.pipelines.training_rows import INPUTS
@@ -89,3 +89,12 @@ def test_a_failed_build_leaves_nothing(made: TrainingSet, tmp_path: Path) -> Non
     with pytest.raises(Exception, match=r"."):
         training.build(broken, tmp_path)
     assert not list(tmp_path.glob("flights/*"))
+
+
+def test_an_input_without_a_value_is_named(made: TrainingSet, tmp_path: Path) -> None:
+    values = made.train.matrix.copy()
+    values[:, 1] = np.nan
+    lacking = replace(made, train=replace(made.train, matrix=values))
+    with pytest.raises(TrainingRefused, match=f"there is none of {INPUTS[1]}"):
+        training.build(lacking, tmp_path)
+    assert not list(tmp_path.iterdir())

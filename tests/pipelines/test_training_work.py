@@ -55,3 +55,18 @@ def test_rows_of_other_definitions_are_thrown_away(made: TrainingSet, tmp_path: 
     training_work.keep(folder, replace(made, definitions={"view": "another"}))
     assert training_work.kept(folder, Applied()) is None
     assert not folder.exists()
+
+
+def test_what_a_killed_attempt_left_goes_with_the_next_one_and_nothing_else_does(
+    made: TrainingSet, tmp_path: Path
+) -> None:
+    mine, other = (training_work.building(tmp_path, name) for name in ("order-1", "order-1-2"))
+    by_hand = training_work.building(tmp_path, None)
+    again = training_work.building(tmp_path, "order-1")
+    assert sorted(tmp_path.iterdir()) == sorted([again, other, by_hand])
+    assert mine != again
+    folder = training_work.place(tmp_path, "flights", "order-1")
+    left = folder.with_name(f".{folder.name}-{'0' * 32}")
+    left.mkdir(parents=True)
+    training_work.keep(folder, made)
+    assert list(folder.parent.iterdir()) == [folder]
