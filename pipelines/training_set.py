@@ -124,7 +124,7 @@ def training_set(
     entities = pa.Table.from_pandas(labelled[needed], preserve_index=False)
     vectors = features_as_of(plan, module.SERVICE, lake, entities, snapshots=snapshots)
     names = plan.service(module.SERVICE).names
-    rows = _rows(module, labelled, np.column_stack([vectors[name].to_numpy() for name in names]))
+    rows = _rows(module, labelled, _matrix(vectors, names))
     train, holdout = _split(rows, labelled["outcome_ms"].to_numpy(dtype=np.int64), holdout_s)
     _refuse_thin(case, "to train on", train, ROWS_MIN)
     _refuse_thin(case, "held out", holdout, HOLDOUT_ROWS_MIN)
@@ -182,6 +182,12 @@ def _labelled(
     outcomes = read("outcomes")[["request_id", "late", "event_time_ms"]]
     known = outcomes.rename(columns={"late": "label", "event_time_ms": "outcome_ms"})
     return read("requests").merge(known, on="request_id", how="inner")
+
+
+def _matrix(vectors: pa.Table, names: tuple[str, ...]) -> NDArray[np.float64]:
+    """[rows, features]; without columns where a use case has no feature but what its requests say."""
+    columns = [vectors[name].to_numpy() for name in names]
+    return np.column_stack(columns) if columns else np.empty((len(vectors), 0))
 
 
 def _rows(module: ModuleType, labelled: pd.DataFrame, vectors: NDArray[np.float64]) -> Rows:

@@ -9,7 +9,9 @@ import pytest
 
 from features.lake import Lake
 from features.settings import StoreSettings
+from features.views import Plan, Service
 from pipelines.training_set import HOLDOUT_S, TrainingRefused, TrainingSet, training_set
+from schemas.flights import INPUTS
 from tests.pipelines.january import SINCE_MS, UNTIL_MS, lake, plan
 
 DAY_MS = 86_400_000
@@ -142,3 +144,11 @@ def test_one_class_is_refused(stores: StoreSettings, tmp_path: Path) -> None:
         target.append(table, rows)
     with pytest.raises(TrainingRefused, match=r"0\.0% of them positive"):
         training_set("flights", plan(), lonely, SINCE_MS, UNTIL_MS)
+
+
+def test_a_use_case_may_have_no_feature_but_what_its_requests_say(stores: StoreSettings) -> None:
+    bare = Plan(services=(Service("flights_v1", ()),))
+    rows = training_set("flights", bare, stores, SINCE_MS, UNTIL_MS)
+    assert rows.inputs == tuple(one.name for one in INPUTS)
+    assert rows.train.matrix.shape == (len(rows.train), len(INPUTS))
+    assert not rows.definitions
