@@ -26,7 +26,13 @@ SPOKEN = {
 
 @dataclass(frozen=True)
 class OrderStatus:
-    """An order, and every step it has made so far, oldest first."""
+    """An order, and every step it has made so far, oldest first.
+
+    Attributes:
+        waits: For approval, in time or not.
+        trained: Its candidate is there, or its training failed.
+        window_start_ms: Of the alert that it answers, where that is known.
+    """
 
     order_id: str
     reason: str
@@ -34,17 +40,22 @@ class OrderStatus:
     approve_by_ms: int | None
     steps: tuple[str, ...]
     is_open: bool
+    waits: bool
+    trained: bool
+    window_start_ms: int | None
 
 
 @dataclass(frozen=True)
 class AlertStatus:
-    """An alert and what was done about it."""
+    """An alert, what was done about it, and what became of the order that it opened."""
 
     at_ms: int
+    window_start_ms: int
     kinds: tuple[str, ...]
     version: str
     columns: tuple[str, ...]
     done: str
+    steps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ def loop_status(
         budget_per_ms=policy.orders_per_ms,
         cool_down_until_ms=cool_ms if cool_ms and cool_ms > clock_ms else None,
         order=_order(loop, entries),
-        alerts=tuple(_alert(alert, loop) for alert in newest[:alerts_max]),
+        alerts=tuple(_alert(alert, loop, entries) for alert in newest[:alerts_max]),
     )
 
 
@@ -152,10 +163,15 @@ def _order(loop: Loop, entries: Sequence[Entry]) -> OrderStatus | None:
         approve_by_ms=order.approve_by_ms,
         steps=steps(order.event_id, entries),
         is_open=bool(still_open),
+        waits=loop.proposed() is order,
+        trained=order.event_id in loop.trained,
+        window_start_ms=next(
+            (a.window_start_ms for a in loop.alerts.values() if a.event_id == order.alert_id), None
+        ),
     )
 
 
-def _alert(alert: Alert, loop: Loop) -> AlertStatus:
+def _alert(alert: Alert, loop: Loop, entries: Sequence[Entry]) -> AlertStatus:
     order = loop.opened.get(order_id(alert.event_id))
     if order is None:
         done = f"held back by {alert.held_back_by}"
@@ -164,4 +180,12 @@ def _alert(alert: Alert, loop: Loop) -> AlertStatus:
     else:
         done = "ordered" if order.approve_by_ms is None else "proposed"
     kinds = tuple(kind.value for kind in alert.kinds)
-    return AlertStatus(alert.event_time_ms, kinds, alert.version, alert.drifted, done)
+    return AlertStatus(
+        alert.event_time_ms,
+        alert.window_start_ms,
+        kinds,
+        alert.version,
+        alert.drifted,
+        done,
+        steps(order.event_id, entries) if order else (),
+    )

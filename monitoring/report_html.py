@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from monitoring.column_drift import ColumnDrift
     from monitoring.report_index import Line
 
-# Where a server that has Evidently's pages puts its link.
+# Where a server puts its links: to Evidently's pages, to the page of the loop.
 SERVED = "<!-- served beside -->"
 # Windows of a sparkline, and its size in pixels.
 POINTS_MAX, WIDE, HIGH = 60, 240, 28
 TESTS = {"ks": "Kolmogorov-Smirnov", "chi2": "chi-squared", "none": "not tested"}
 
-_HEAD = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
+HEAD = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222; }}
 table {{ border-collapse: collapse; width: 100%; margin: 1rem 0 2rem; }}
@@ -37,7 +37,7 @@ def index(case: str, newest_first: Sequence[Line]) -> str:
     """Every column's effect over the windows, then all of them."""
     rows = "\n".join(_row(line) for line in newest_first)
     return (
-        _HEAD.format(title=f"{escape(case)}: windows, newest first")
+        HEAD.format(title=f"{escape(case)}: windows, newest first")
         + SERVED
         + _over_time(newest_first)
         + "<h2>Windows</h2>\n<table><tr><th>window (UTC)</th><th>plots</th><th>champion</th><th>rows</th><th>drift</th>"
@@ -64,8 +64,8 @@ def page(case: str, line: Line) -> str:
         else ""
     )
     return (
-        _HEAD.format(title=f"{escape(case)}: {_interval(line)}")
-        + f'<p>{plots}<a href="index.html">all windows</a></p>\n<table>{told}</table>\n'
+        HEAD.format(title=f"{escape(case)}: {_interval(line)}")
+        + f'<p>{plots}<a href="index.html">all windows</a></p>\n{SERVED}<table>{told}</table>\n'
         + (_verdicts(line) if line.verdicts else "<p>No column was judged.</p>\n")
         + "</html>\n"
     )

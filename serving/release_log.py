@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from urllib.parse import quote
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
@@ -74,7 +75,7 @@ def publish(kafka: KafkaSettings, release: Release) -> None:
             TOPIC,
             key=release.key.encode(),
             value=release.encode(),
-            headers=headers(release, source=f"headrace/{release.decided_by}"),
+            headers=headers(release, source=f"headrace/{quote(release.decided_by)}"),
         )
         producer.commit_transaction(TIMEOUT_S)
         _await_visible(kafka, release)
@@ -121,10 +122,33 @@ def promote(
 
 
 def rollback(
-    kafka: KafkaSettings, case: str, *, reason: str, decided_by: str = "operator"
+    kafka: KafkaSettings,
+    case: str,
+    *,
+    reason: str,
+    decided_by: str = "operator",
+    canary: str | None = None,
 ) -> Release:
-    """End the canary in force, and say what was published."""
+    """End the canary in force, and say what was published.
+
+    Args:
+        kafka: The cluster.
+        case: The use case.
+        reason: Kept with the release.
+        decided_by: The same.
+        canary: Only if it is this one: who looked at another does not mean it.
+
+    Raises:
+        ReleaseRefused: There is none, or another, or Kafka did not take it.
+    """
     now = _in_force(kafka, case)
+    if canary not in (None, now.canary):
+        raise ReleaseRefused(
+            f"{TOPIC} of {case}",
+            wanted=f"the canary {canary} in force",
+            came=f"it is {now.canary}",
+            mend="Look at what is in force (`headrace release list`), then decide again.",
+        )
     return _published(kafka, rolled_back(now, **stamp(now, reason, decided_by)))
 
 

@@ -9,10 +9,8 @@ import typer
 from infra.json_print import print_json
 
 if TYPE_CHECKING:
-    from infra.settings import Settings
     from monitoring.loop_status import LoopStatus, OrderStatus
-    from monitoring.policy import LoopPolicy
-    from schemas.control import Brake, BrakeKind
+    from schemas.control import BrakeKind
 
 app = typer.Typer(name="loop", no_args_is_help=True)
 
@@ -35,6 +33,7 @@ def status(
 
     Example: headrace loop status --alerts 10
     """
+    from infra import loop_words
     from infra.settings import Settings
     from infra.stderr_log import log_to_stderr
     from monitoring import brake
@@ -45,13 +44,13 @@ def status(
     settings = Settings.load()
     with ControlLog(settings.kafka, settings.case, brake.TOPICS) as control:
         entries = control.read_all()
-    now_ms = brake.clock_ms(entries, _clock_ms(settings))
-    told = loop_status(settings.case, entries, _policy(settings), now_ms, alerts)
+    now_ms = brake.clock_ms(entries, loop_words.clock_ms(settings))
+    told = loop_status(settings.case, entries, loop_words.policy_of(settings), now_ms, alerts)
     if as_json:
         print_json(told)
         return
     typer.echo("\n".join(_lines(told)))
-    if doing := _training(settings):
+    if doing := loop_words.training(settings):
         typer.echo(f"the trainer is at: {doing}")
 
 
@@ -133,64 +132,16 @@ def _pull(
     until: str = "",
     as_json: bool,
 ) -> None:
-    import getpass
-
+    from infra import loop_words
     from infra.settings import Settings
     from infra.stderr_log import log_to_stderr
-    from monitoring import brake
 
     log_to_stderr()
-    settings = Settings.load()
-    clock_ms = _clock_ms(settings)
-    word = brake.Word(kind, by or getpass.getuser(), reason, order, *_end(until))
-    said = brake.pull(settings.kafka, settings.case, _policy(settings), word, clock_ms)
+    word = loop_words.pull(Settings.load(), kind, reason=reason, by=by, order=order, until=until)
     if as_json:
-        print_json(said.model_dump(mode="json"))
+        print_json(word.model_dump(mode="json"))
     else:
-        typer.echo(_said(said))
-
-
-def _end(until: str) -> tuple[int | None, int | None]:
-    """An instant, or how long from now on: whoever knows the stream's clock counts on from it."""
-    from infra.time_option import AGO, time_option
-
-    if not until:
-        return None, None
-    if AGO.fullmatch(until.strip()):
-        return None, -time_option("--until", until, 0)
-    return time_option("--until", until, None), None
-
-
-def _policy(settings: Settings) -> LoopPolicy:
-    from schemas import usecase
-
-    policy: LoopPolicy = usecase.load("monitoring", settings.case).POLICY.loop
-    return policy
-
-
-def _clock_ms(settings: Settings) -> int:
-    """The stream's clock as the drift worker last reported it; 0 where it never did."""
-    from infra import atomic_file
-    from infra.workers import report_path
-
-    return int((atomic_file.read_json(report_path(settings, "drift")) or {}).get("clock_ms", 0))
-
-
-def _training(settings: Settings) -> str:
-    """What the trainer said last; empty where it does not train."""
-    from infra import atomic_file
-    from infra.workers import report_path
-
-    report = atomic_file.read_json(report_path(settings, "trainer")) or {}
-    return str(report.get("training", ""))
-
-
-def _said(word: Brake) -> str:
-    from monitoring.loop import day
-
-    of = f" {word.order_id}" if word.order_id else ""
-    until = f" until {day(word.until_ms)}" if word.until_ms else ""
-    return f"{word.sequence}: {word.kind}{of}{until} ({word.by}: {word.reason})"
+        typer.echo(loop_words.said(word))
 
 
 def _lines(told: LoopStatus) -> list[str]:

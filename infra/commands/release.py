@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="release", no_args_is_help=True)
 
 REASON = typer.Option("by command", "--reason", help="Kept with the release, for who asks later.")
+BY = typer.Option("operator", "--by", help="Who decides; kept with the release.")
 OFF = typer.Option(False, "--off", help="End it.")
 RULES = ("never", "only", "split")
 PINS_SHOWN = 10
@@ -84,16 +85,17 @@ def promote(reason: str = REASON) -> None:
 
 
 @app.command("rollback")
-def rollback(reason: str = REASON) -> None:
+def rollback(reason: str = REASON, by: str = BY) -> None:
     """End the canary in force, and the pins to it. The champion is warm: it takes milliseconds.
 
-    Example: headrace release rollback --reason "complaints"
+    Example: headrace release rollback --reason "complaints" --by ann
     """
     from infra.settings import Settings
     from serving import release_log
 
     settings = Settings.load()
-    typer.echo(_said(release_log.rollback(settings.kafka, settings.case, reason=reason)))
+    ended = release_log.rollback(settings.kafka, settings.case, reason=reason, decided_by=by)
+    typer.echo(_said(ended))
 
 
 @app.command("resume")

@@ -1,4 +1,4 @@
-"""`headrace reports serve`: the pages of the drift worker, and Evidently's own beside them, on loopback."""
+"""`headrace reports serve`: the pages of the drift worker, the loop, and Evidently's own pages beside them, on loopback."""
 
 from __future__ import annotations
 
@@ -19,30 +19,42 @@ def serve(
     evidently: bool = typer.Option(
         True, help="Serve Evidently's workspace too, on a port of its own; it comes up in 10 s."
     ),
+    read_only: bool = typer.Option(
+        False, "--read-only", help="Show the loop without the forms that speak to it."
+    ),
 ) -> None:
-    """Serve the index and the pages on 127.0.0.1 until Ctrl-C, and Evidently's workspace of the same windows.
+    """Serve the index, the pages and the loop on 127.0.0.1 until Ctrl-C, and Evidently's workspace of the same windows.
 
-    Whoever has an account on this machine can read them; nobody can change them. Evidently's pages ask for a token to write,
-    `EVIDENTLY_SECRET`, or one that nobody knows. Exit code 130 after Ctrl-C, 1 where the port is taken.
+    Whoever has an account on this machine can read them, and can say to the loop what its page offers, with the rights that
+    you have in Kafka; `--read-only` offers nothing. Pages from elsewhere can do neither. Evidently's pages ask for a token to
+    write, `EVIDENTLY_SECRET`, or one that nobody knows. Exit code 130 after Ctrl-C, 1 where the port is taken.
 
     Example: headrace reports serve --port 8090
     """
+    import getpass
     import signal
 
     from infra.commands.reports import folder_of
     from infra.local import process
-    from infra.report_server import LOOPBACK, report_server
+    from infra.loop_desk import Desk
+    from infra.report_server import LOOP, LOOPBACK, report_server
     from infra.settings import Settings
+    from infra.stderr_log import log_to_stderr
 
-    folder = folder_of(Settings.load())
+    log_to_stderr()
+    settings = Settings.load()
+    folder = folder_of(settings)
     workspace = folder / "evidently"
     beside = process.free_port() if evidently and workspace.exists() else None
-    server = report_server(folder, port, beside)
+    user = None if read_only else getpass.getuser()
+    server = report_server(folder, port, beside, desk=Desk(settings, folder), user=user)
     child = None
     # SIGTERM ends it as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        typer.echo(f"http://{LOOPBACK}:{server.server_port}/  the windows, newest first")
+        own = f"http://{LOOPBACK}:{server.server_port}"
+        typer.echo(f"{own}/  the windows, newest first")
+        typer.echo(f"{own}{LOOP}  the loop, as it is when you look")
         if beside is not None:
             child = _evidently(workspace, beside)
             typer.echo(f"http://{LOOPBACK}:{beside}/  Evidently's pages, in some seconds")

@@ -39,6 +39,7 @@ def test_every_step_of_an_order_is_told() -> None:
     assert told.state == "retraining"
     assert told.order
     assert told.order.steps == ("approved by ann: looked", "trained v2", "admit v2: ")
+    assert told.alerts[0].steps == told.order.steps
     log.append(verdict(proposed.event_id, T0_MS + 2 * DAY_MS, VerdictKind.PROMOTE))
     told = loop_status("c", entries(*log), policy, T0_MS + 2 * DAY_MS, 5)
     assert told.state == "held back"
