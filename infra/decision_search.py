@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from confluent_kafka import KafkaException
 
+from features.answers import RECEIVED
 from features.lake import Lake, NoSuchLakeTable
 from features.lake_schema import LAKE_COLUMNS
 from features.views import Plan, PlanUnreadable
@@ -91,7 +92,7 @@ class Search:
         )
 
     def _one(self, places: list[Topic], request_id: str) -> Record | None:
-        """The first record of that id on topics that share a lake table."""
+        """The record of that id that was received first, on topics that share a lake table."""
         table = places[0].table
         self._progress(f"looking into {table}")
         try:
@@ -123,7 +124,8 @@ class Search:
             ) from error
 
     def _of_lake(self, topic: Topic, rows: pa.Table) -> Record | None:
-        row = rows.slice(0, 1).to_pylist()[0]
+        received = rows.sort_by([(name, "ascending") for name in RECEIVED])
+        row = received.slice(0, 1).to_pylist()[0]
         place = _place(row["kafka_topic"], row["kafka_partition"], row["kafka_offset"])
         event = _event(topic, rows.schema, row)
         return Record(event, place, row["ingest_ms"], in_lake=True) if event else None

@@ -119,12 +119,17 @@ def test_one_in_the_lake_is_told_whole(explain: Any, stores: StoreSettings) -> N
     archive(stores, f"{CASE}.results", result(asked), 71)
     newest = toy.reading(-60, station="s1")
     archive(stores, f"{CASE}.readings.valid", newest, 12)
+    # Two outcomes that contradict each other: the first that was received counts, wherever it lies in the lake.
+    for high, offset in ((False, 9), (True, 8)):
+        truth = toy.Answer(event_time_ms=toy.START_MS, request_id="q1", high=high)
+        archive(stores, f"{CASE}.outcomes.valid", truth, offset)
     done = explain("q1", "--json")
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert (told["state"], told["trace_id"]) == ("answered", "c" * 32)
     assert told["result"]["place"] == f"{CASE}.results[0]@71"
     assert told["model"]["version"] == "v0001"
+    assert told["outcome"]["high"] is True
     of_view = next(one for one in told["features"] if one.get("view") == VIEW)
     assert of_view["age_ms"] == 60_000
     assert of_view["newest_event"] == f"{CASE}.readings.valid[0]@12"

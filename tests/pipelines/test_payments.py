@@ -23,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
     return training_set(CASE, Plan.load(stores.plan_path), stores, *span)
 
 
-def test_a_retraining_fits_trees() -> None:
+def test_trees_are_fitted_where_nobody_says_otherwise() -> None:
     assert default(CASE) == "trees"
 
 

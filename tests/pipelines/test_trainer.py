@@ -188,7 +188,8 @@ def test_open_is_what_was_ordered_and_neither_answered_nor_refused(
 def test_an_order_becomes_a_candidate_once(
     broker: KafkaSettings, january: StoreSettings, tmp_path: Path
 ) -> None:
-    publish(broker, order("plain"))
+    gone = {"version": "v0009"}
+    publish(broker, order("plain").model_copy(update=gone))
     told = january.model_copy(update={"lineage_dir": str(tmp_path / "lineage")})
     with Running(broker, told, tmp_path) as worker:
         made = await_answer(broker, "plain")
@@ -201,6 +202,7 @@ def test_an_order_becomes_a_candidate_once(
     assert (made.version, made.folder, made.error) == ("v0001", str(folder), None)
     assert made.digest == folder_digest(folder)
     assert made.metrics["auc"] > 0.7
+    assert "since the manifest of v0009 cannot be read" in (folder / "card.md").read_text()
     assert any("fitting" in said for said in worker.said)
     publish(broker, order("plain"))
     with Running(broker, january, tmp_path):
