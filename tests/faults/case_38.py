@@ -1,11 +1,11 @@
 """Kill -9 of the trainer.
 
 Injected, while requests and outcomes come: the trainer is killed three times while it works on one order, each time within
-a second after its training process has come to a drawn point (starting, reading, fitting, converting, measured); then it dies in the transaction of its
-answer, before the commit or after it by lot. Must hold: the
-order is answered by one candidate, there is one version of it and nothing half done beside it, its training processes are
-gone; the candidate becomes the champion, by one verdict of the gate and one of the guard, and everybody agrees on it: the
-releases, the folders, the answers, the joined rows, the record; I1 to I8. Does not show: a machine that goes down, or a lake on another.
+a second after its training process has come to a drawn point (starting, reading, fitting, converting, measured); then it
+dies in the transaction of its answer, before the commit or after it by lot. Must hold: the order is answered by one
+candidate, there is one version of it and nothing half done beside it, its training processes are gone; the candidate becomes
+the champion, by one verdict of the gate and one of the guard, and everybody agrees on it: the releases, the folders, the
+answers, the joined rows, the record; I1 to I8. Does not show: a machine that goes down, or a lake on another.
 """
 
 from __future__ import annotations

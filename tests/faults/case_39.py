@@ -1,9 +1,10 @@
 """Kill -9 of admission.
 
-Injected, while requests and outcomes come: admission is killed twice while it judges a candidate, and dies in the transaction of
-its verdict, before the commit or after it by lot; it is killed once while it writes the registry for people, and once when the guard has spoken. Must hold: what case 38 asks for; the candidate's signature is that
-of admission's key; MLflow's aliases are those of the release in force. Does not show: a candidate that is refused, or an
-operator who releases at the same moment (`tests/serving/test_admission.py`).
+Injected, while requests and outcomes come: admission is killed twice while it judges a candidate, and dies in the transaction
+of its verdict, before the commit or after it by lot; it is killed once while it writes the registry for people, and once when
+the guard has spoken. Must hold: what case 38 asks for, from a scorer that loads only what admission has signed; MLflow's
+aliases are those of the release in force. Does not show: a candidate that is refused, or an operator who releases at the same
+moment (`tests/serving/test_admission.py`).
 """
 
 from __future__ import annotations

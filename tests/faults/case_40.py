@@ -1,8 +1,8 @@
 """Kill -9 of the guard.
 
-Injected, while requests and outcomes come: the guard is killed twice within some seconds of its work on one canary's
-trial, or just after it, and dies in the transaction of its verdict, before the commit or after it by lot. Must hold: what case 38 asks for; above all one verdict a trial, from all of its rows. Does not
-show: a canary that does harm (case 31).
+Injected, while requests and outcomes come: the guard is killed twice within some seconds of its work on one canary's trial, and
+dies in the transaction of its verdict, before the commit or after it by lot. Must hold: what case 38 asks for; above all one
+verdict a trial. Does not show: a canary that does harm (case 31).
 """
 
 from __future__ import annotations

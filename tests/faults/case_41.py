@@ -1,9 +1,9 @@
 """Kill -9 of the Faust worker that joins outcomes.
 
-Injected, while requests and outcomes come, each outcome a little before or after its result, and some of requests that nobody made:
-the worker is killed three times within some seconds of its work. Must hold: what case 38 asks for; above all every result that
-has an outcome is joined, repeats say the same, and nothing is joined that nobody asked. Does not show: outcomes that come days later, or an
-outcome that says something else than an earlier one.
+Injected, while requests and outcomes come, each outcome a little before or after its result, and some of requests that
+nobody made: the worker is killed three times within some seconds of its work. Must hold: what case 38 asks for; above all every
+result that has an outcome is joined, repeats say the same, and nothing is joined that nobody asked. Does not show: outcomes
+that come days later, or one that says something else than an earlier one (`tests/monitoring/test_outcomes.py`).
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Loop:
         self.settings = self._settings(registry=registry)
         self.world.fill(self.settings.stores, stage.case, self.contracts)
         self._release_champion()
-        sources = Sources(stage.folder / "source", stage.case)
+        sources = Sources(stage.folder / "source", stage.case, compiled=True)
         for layer in LAYERS:
             sources.write(layer, (HERE / "looped" / f"{layer}.py").read_text("utf-8"))
         (sources.folder / "tests").symlink_to(HERE.parent)
@@ -187,7 +187,7 @@ class Loop:
 
     def check(self) -> None:
         """One story, told alike by every topic, folder and answer."""
-        stage, said = self.stage, self.said()
+        stage, said = self.stage, self._all_said()
         wrong = contradictions(said)
         stage.outcome.check("the loop's events tell one story", holds=not wrong, came=wrong)
         orders, candidates = said["control.retraining"], said["control.candidates"]
@@ -212,6 +212,14 @@ class Loop:
         stage.outcome.counts["died in a transaction"] = aimed
         lag = must.lag(stage, f"{stage.case}.scorer", f"{stage.case}.requests")
         stage.outcome.check("lag returns to 0", holds=not lag, came=lag)
+
+    def _all_said(self) -> dict[str, list[Json]]:
+        """To the end of every topic, as `said` need not be."""
+        said: dict[str, list[Json]] = {topic: [] for topic in CONTRACTS}
+        with ControlLog(self.stage.rig.kafka, self.stage.case, tuple(CONTRACTS)) as log:
+            for entry in log.read_all():
+                said[entry.topic].append(json.loads(entry.value))
+        return said
 
     @property
     def _models(self) -> Path:

@@ -5,6 +5,7 @@ The use case is `looped/`. What comes of a request is decided by `level`; the ch
 
 from __future__ import annotations
 
+import random
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -118,12 +119,14 @@ class Traffic(Meanwhile):
         super().__init__(self._burst, pause_s=BURST_S)
         self.sent = PAST_ROWS
         self._stage, self._world, self._contracts = stage, world, contracts
+        # Of its own, so that the case's draws do not depend on how far it has come.
+        self._dice = random.Random(stage.outcome.seed)
         self._producer = idempotent(stage.rig.kafka)
 
     def _burst(self) -> None:
         some = range(self.sent, min(self.sent + BURST, ALL_ROWS))
         both = [self._requests, self._outcomes]
-        self._stage.dice.shuffle(both)
+        self._dice.shuffle(both)
         for send in both:
             send(some)
         self.sent = some.stop

@@ -15,13 +15,16 @@ TIMEOUT_S = 180
 
 
 class Sources:
-    """The copy, and the command line run in it: there, its packages come before the installed ones."""
+    """The copy, and the command line run in it: there, its packages come before the installed ones.
 
-    def __init__(self, folder: Path, case: str) -> None:
+    With `compiled` what Python has compiled comes along: processes that start at once need not all do it again.
+    """
+
+    def __init__(self, folder: Path, case: str, *, compiled: bool = False) -> None:
         self.folder = folder
         self.case = case
         for package in PACKAGES:
-            skipped = shutil.ignore_patterns("__pycache__", "target")
+            skipped = shutil.ignore_patterns("target", *([] if compiled else ["__pycache__"]))
             shutil.copytree(ROOT / package, folder / package, ignore=skipped)
 
     def write(self, layer: str, text: str) -> None:
