@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import pandas as pd
     from evidently.core.report import Snapshot
+    from evidently.ui.workspace import Workspace
 
 DO_NOT_TRACK = "DO_NOT_TRACK"
 ROWS_MAX = 5_000
@@ -54,15 +55,32 @@ class ReportTask:
     start_ms: int = 0
 
 
-def write(task: ReportTask) -> None:
+class Workspaces:
+    """Evidently's workspaces, each opened once: opening one parses every report that was ever put into it."""
+
+    def __init__(self) -> None:
+        self._held: dict[Path, Workspace] = {}
+
+    def keep(self, workspace: Path, project: str, snapshot: Snapshot) -> None:
+        """Put a report into a project, which is made if there is none of that name."""
+        from evidently.ui.workspace import Workspace  # noqa: PLC0415
+
+        if workspace not in self._held:
+            self._held[workspace] = Workspace.create(str(workspace))
+        held = self._held[workspace]
+        found = held.search_project(project)
+        held.add_run((found[0] if found else held.create_project(project)).id, snapshot)
+
+
+def write(task: ReportTask, workspaces: Workspaces) -> None:
     """Write the page of one window, whole or not at all. The first call imports Evidently (8 s)."""
     with warnings.catch_warnings():
         # Its use of NumPy's and pandas' old names is Evidently's business, even where warnings are errors.
         warnings.simplefilter("ignore")
-        _write(task)
+        _write(task, workspaces)
 
 
-def _write(task: ReportTask) -> None:
+def _write(task: ReportTask, workspaces: Workspaces) -> None:
     # Evidently reports usage to its makers unless this is set before it is imported.
     os.environ.setdefault(DO_NOT_TRACK, "1")
     from evidently import DataDefinition, Dataset, Report  # noqa: PLC0415
@@ -91,19 +109,11 @@ def _write(task: ReportTask) -> None:
     snapshot = Report([preset]).run(*sides, timestamp=at, name=f"{at:%Y-%m-%d %H:%M}")
     # A window that is judged again is in the workspace already.
     if task.workspace is not None and not task.path.exists():
-        _keep(task.workspace, task.project, snapshot)
+        workspaces.keep(task.workspace, task.project, snapshot)
     task.path.parent.mkdir(parents=True, exist_ok=True)
     draft = task.path.with_suffix(".draft")
     snapshot.save_html(str(draft))
     draft.replace(task.path)
-
-
-def _keep(workspace: Path, project: str, snapshot: Snapshot) -> None:
-    from evidently.ui.workspace import Workspace  # noqa: PLC0415
-
-    held = Workspace.create(str(workspace))
-    found = held.search_project(project)
-    held.add_run((found[0] if found else held.create_project(project)).id, snapshot)
 
 
 def serve(workspace: Path, port: int) -> None:
@@ -145,9 +155,10 @@ class ReportWriter:
         if sys.platform == "linux":
             # On Linux a thread has a priority of its own.
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        workspaces = Workspaces()
         while (task := self._tasks.get()) is not None:
             try:
-                write(task)
+                write(task, workspaces)
             except Exception:
                 # Evidently raises whatever its plots raise; a page is not worth a worker.
                 self.failed += 1

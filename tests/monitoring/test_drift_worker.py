@@ -105,37 +105,6 @@ def test_drift_orders_one_retraining_and_a_restart_changes_nothing(
     assert actions[3] == "nothing to do"
 
 
-def test_silent_days_and_days_of_nothing_but_expired_answers_alarm_nobody(
-    kafka: KafkaSettings, case: str, tmp_path: Path
-) -> None:
-    monitoring = MonitoringSettings(reports_dir=str(tmp_path / "reports"))
-    rig.write_model(tmp_path, "v1")
-    nothing: dict[str, object] = {
-        "status": Status.EXPIRED,
-        "score": None,
-        "label": None,
-        "features": {},
-    }
-    expired = [(r.model_copy(update=nothing), j) for r, j in day(2)]
-    rig.publish(kafka, "control.releases", rig.release(case))
-    # The second day nothing is asked at all; on the fourth something is, to close the third.
-    send(kafka, case, day(0))
-    rig.produce(kafka, ((f"{case}.results", r.key, r.encode()) for r, _ in expired))
-    send(kafka, case, day(3)[:300])
-
-    def run(ctx: WorkerContext) -> None:
-        drift_worker.run(ctx, kafka, monitoring, str(tmp_path))
-
-    with rig.running(case, run) as reports:
-        rig.wait_until(lambda: bool(reports) and reports[-1]["windows"] == 2)
-    assert published(kafka, case) == ([], [])
-    last, first = lines_of(tmp_path / "reports" / case)
-    assert (last.action, first.action) == (
-        "0 of 200 rows; 0 of 200 outcomes of v1",
-        "nothing to do",
-    )
-
-
 @pytest.mark.nightly
 def test_silent_days_and_days_of_nothing_but_expired_answers_alarm_nobody(
     kafka: KafkaSettings, case: str, tmp_path: Path
