@@ -140,7 +140,7 @@ def loop(jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]
         run.prepare()
         crew.start(run.settings)
         crew.until("a scorer", lambda: int(crew.said("scorer").get("epoch", 0)) > 0)
-        run.send(SENT)
+        run.sender.send(SENT)
         run.await_lake()
         with Steady(run, crew, RATE) as steady:
             yield Loop(run, crew, kafka, steady)

@@ -96,7 +96,7 @@ class Steady:
 
     def tally(self) -> tuple[int, int, int]:
         """Requests sent so far, those without an answer, and those with two."""
-        sent = self._run.sent
+        sent = self._run.sender.sent
 
         def answered() -> bool:
             self._look()
@@ -108,10 +108,10 @@ class Steady:
 
     def _ask(self) -> None:
         try:
-            first, began = self._run.sent, time.monotonic()
+            first, began = self._run.sender.sent, time.monotonic()
             while not self._ending.is_set():
                 due = first + int((time.monotonic() - began) * self._rate)
-                self._run.ask(due)
+                self._run.sender.ask(due)
                 time.sleep(0.002)
         except BaseException as error:
             self._failed.append(error)
@@ -127,7 +127,9 @@ class Steady:
 
     def _latest(self, count: int) -> list[tuple[Answer, float]]:
         answers = self._follower.answers
-        names = (f"r{n}" for n in range(max(0, self._run.sent - count), self._run.sent))
+        names = (
+            f"r{n}" for n in range(max(0, self._run.sender.sent - count), self._run.sender.sent)
+        )
         return [answers[name] for name in names if name in answers]
 
     def _by(self, version: str, epoch: int) -> float | None:

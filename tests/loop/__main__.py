@@ -1,7 +1,7 @@
 """`python -m tests.loop --runs 20`: streams whose drift is known, through the whole loop on a real broker.
 
-One line of JSON a run and one a stream with `--json`, else the table of docs/drift.md; progress goes to stderr. Exit code 1 where
-a run lost an answer or broke.
+The table of docs/drift.md; with `--json` one line a run and one a stream, and the table on stderr, where progress goes. Exit code 1
+where a run lost an answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import structlog
 from tests.faults.harness import Rig
 from tests.loop.crew import Crew
 from tests.loop.known_case import STREAMS, KnownCase
-from tests.loop.known_run import KnownRun, Story
+from tests.loop.known_run import KnownRun
+from tests.loop.story import Story
 from tests.loop.summary import summary, table
 
 
@@ -52,8 +53,7 @@ def main() -> int:
             lines.append(summary(runs))
             if arguments.json:
                 sys.stdout.write(json.dumps(lines[-1]) + "\n")
-    if not arguments.json:
-        sys.stdout.write(table(lines) + "\n")
+    (sys.stderr if arguments.json else sys.stdout).write(table(lines) + "\n")
     return int(any(line["lost"] for line in lines))
 
 
@@ -63,7 +63,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--stream", choices=[*STREAMS, "all"], default="all")
     parser.add_argument("--keep", type=Path, help="an empty folder for logs, which then stay")
-    parser.add_argument("--json", action="store_true", help="JSON lines instead of the table")
+    parser.add_argument("--json", action="store_true", help="JSON lines on standard output")
     return parser.parse_args()
 
 

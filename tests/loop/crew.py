@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 from tests.faults.sources import PACKAGES
 
 WORKERS = ("intake", "scorer", "outcomes", "archiver", "drift", "trainer", "admission", "guard")
-WITHIN_S = 180.0
+WITHIN_S, IMPORTS_S = 180.0, 600.0
 
 
 class LoopBroke(AssertionError):
@@ -54,10 +54,13 @@ class Host:
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
-    def close(self) -> None:
-        """End the process, gently if it goes."""
+    def leave(self) -> None:
+        """Tell the process to end."""
         assert self._process.stdin is not None
         self._process.stdin.close()
+
+    def close(self) -> None:
+        """Wait until it has, or end it."""
         try:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
@@ -93,7 +96,15 @@ class Crew:
     def __enter__(self) -> Self:
         for name in self._workers:
             self._hosts[name] = Host(name, self.folder, self.sources)
-        self.until("every worker's imports", lambda: all(h.said for h in self._hosts.values()))
+        try:
+            self.until(
+                "every worker's imports",
+                lambda: all(h.said for h in self._hosts.values()),
+                within_s=IMPORTS_S,
+            )
+        except BaseException:
+            self.end()
+            raise
         return self
 
     def __exit__(
@@ -102,6 +113,12 @@ class Crew:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End the processes."""
+        for host in self._hosts.values():
+            host.leave()
         for host in self._hosts.values():
             host.close()
 

@@ -16,7 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping
-from importlib import import_module
+from importlib import import_module, invalidate_caches
 from pathlib import Path
 
 # Before anything imports numpy, as in every worker.
@@ -110,6 +110,8 @@ def main() -> None:
             running.end()
             running = None
         if path := line.strip():
+            # Its use case's modules were written a moment ago.
+            invalidate_caches()
             running = Running(name, Settings.read(Path(path)))
     if running is not None:
         running.end()

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import structlog
-from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from numpy.typing import NDArray
 
@@ -29,7 +26,6 @@ from monitoring.accuracy import accuracy
 from monitoring.report_index import Line, lines_of
 from schemas import topics, usecase
 from schemas.control import RetrainingOrder, VerdictKind
-from schemas.envelope import raw_headers
 from schemas.results import Route
 from schemas.settings import KafkaSettings
 from tests.loop.crew import Crew
@@ -43,6 +39,8 @@ from tests.loop.known_case import (
     SINCE_ROWS,
     KnownCase,
 )
+from tests.loop.sender import Sender
+from tests.loop.story import Story, Worth
 
 if TYPE_CHECKING:
     from schemas.events import Event
@@ -55,60 +53,6 @@ WINDOWS_MAX, BENIGN_WINDOWS = 12, 3
 WINDOWS_AFTER = 2
 # Rows that train nobody, because their outcome came after the first of those held out.
 BETWEEN_ROWS = 2 * OUTCOME_AFTER_ROWS
-
-
-@dataclass
-class Worth:
-    """What a stretch of the stream was answered with."""
-
-    rows: int
-    auc: float | None
-    log_loss: float | None
-
-
-@dataclass
-class Story:
-    """What became of one run. Rows are counted from the first that was sent; delays from the first drifted one.
-
-    Attributes:
-        drift_at: The first drifted row.
-        quiet, false: Windows judged that ended before the drift, and what was seen in them.
-        found_rows: To the end of the window that found the drift; None if none did.
-        found: What was seen in it.
-        orders: Retrainings; `orders_false` of them were ordered by a window from before the drift.
-        candidates, refused, rolled_back, promoted: What became of them.
-        promoted_rows: Until the promoted version answered everything; None if none was promoted.
-        alerts_after: Alerts of windows that began after that.
-        before, between, after: The champion's worth: before the drift, from there to the promotion, and since.
-        never: Of the first champion, had it answered the rows since.
-        rows: Sent in all.
-        lost: Rows without an answer, or with two.
-    """
-
-    stream: str
-    seed: int
-    drift_at: int
-    rows: int = 0
-    quiet: int = 0
-    false: list[str] = field(default_factory=list)
-    found_rows: int | None = None
-    found: list[str] = field(default_factory=list)
-    alerts: int = 0
-    orders: int = 0
-    orders_false: int = 0
-    candidates: int = 0
-    refused: int = 0
-    rolled_back: int = 0
-    promoted: int = 0
-    promoted_rows: int | None = None
-    alerts_after: int = 0
-    before: Worth | None = None
-    between: Worth | None = None
-    after: Worth | None = None
-    never: Worth | None = None
-    lost: int = 0
-    wall_s: float = 0.0
-    said: list[str] = field(default_factory=list)
 
 
 class KnownRun:
@@ -135,9 +79,6 @@ class KnownRun:
         known = case.known
         within = int(np.random.default_rng(seed).integers(known.rows))
         self.drift_at = known.quiet * known.rows + within if drift_at is None else drift_at
-        self.sent = 0
-        self.told = 0
-        self._producer = Producer(kafka.client_config(linger_ms=5))
         self.promoted_at: int | None = None
         self._verdicts = 0
 
@@ -148,7 +89,7 @@ class KnownRun:
         self._crew.start(self.settings)
         with Follower(self._kafka, self._case.name) as self.follower:
             self.await_release(1)
-            while self.sent < self._end():
+            while self.sender.sent < self._end():
                 self.advance()
             story = self._story()
         self._crew.stop()
@@ -166,19 +107,20 @@ class KnownRun:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         plan = Plan(services=(Service(SERVICE, ()),))
         plan.save(settings.stores.plan_path)
-        self._rows()
+        self._sow()
         self._write_history()
         self.first = self._train_first(plan)
 
-    def _rows(self) -> None:
+    def _sow(self) -> None:
         """Inputs and labels of everything that could be sent; each part of the stream has a seed of its own, as in the kernel."""
         known, seed = self._case.known, 3 * self._seed
         trained = known.trained + HELD_OUT_ROWS + BETWEEN_ROWS
         self._history = known.before(seed, trained)
         rows = known.rows * (WINDOWS_MAX + known.quiet + 8) + 2 * SINCE_ROWS + 10_000
-        first = known.before(seed + 1, self.drift_at)
+        first = [part[: self.drift_at] for part in known.before(seed + 1, self.drift_at + 1)]
         then = known.after(seed + 2, rows - self.drift_at)
-        self.inputs, self.labels = (np.concatenate(pair) for pair in zip(first, then, strict=True))
+        inputs, labels = (np.concatenate(pair) for pair in zip(first, then, strict=True))
+        self.sender = Sender(self._kafka, self._case, inputs, labels)
 
     def _write_history(self) -> None:
         case, lake = self._case, Lake(self.settings.stores)
@@ -210,61 +152,31 @@ class KnownRun:
 
     def advance(self) -> None:
         """Send a chunk, and let the loop come to rest."""
-        until = self.sent + CHUNK_ROWS
+        until = self.sender.sent + CHUNK_ROWS
         judged = self._judged_by(until)
-        self.send(until)
+        self.sender.send(until)
         self._await_answers()
         self._crew.until(f"{judged} windows judged", lambda: len(self._windows()) >= judged)
-        self._await_orders()
+        self._await_orders(sum("retraining ordered" in line.action for line in self._windows()))
         # What closes a window may order a training, which reads the lake.
         if self._judged_by(until + 1) > judged:
             self.await_lake()
-        log.info("run.sent", case=self._case.name, rows=self.sent, windows=judged)
-
-    def send(self, until: int) -> None:
-        case = self._case
-        for row in range(self.sent, until):
-            asked = case.request(f"r{row}", row, self.inputs[row])
-            self.produce("requests", asked, asked["entity"])
-            if row >= OUTCOME_AFTER_ROWS:
-                done = row - OUTCOME_AFTER_ROWS
-                told = case.outcome(f"r{done}", done, float(self.labels[done]))
-                self.produce("outcomes", told, told["request_id"])
-            self._producer.poll(0)
-        assert self._producer.flush(30) == 0
-        self.sent, self.told = until, until - OUTCOME_AFTER_ROWS
-
-    def ask(self, until: int) -> None:
-        """Send requests alone, as soon as the broker takes them; the stream goes round."""
-        for row in range(self.sent, until):
-            asked = self._case.request(f"r{row}", row, self.inputs[row % len(self.inputs)])
-            self.produce("requests", asked, asked["entity"])
-        self._producer.poll(0)
-        self.sent = max(self.sent, until)
-
-    def produce(self, stream: str, value: dict[str, Any], key: str) -> None:
-        headers = raw_headers(
-            event_id=value["request_id"],
-            event_type=f"headrace.{stream}",
-            event_time_ms=value["event_time_ms"],
-            source="tests/loop",
-            traceparent=None,
-        )
-        topic = f"{self._case.name}.{stream}"
-        self._producer.produce(topic, msgspec.json.encode(value), key, headers=headers)
+        log.info("run.sent", case=self._case.name, rows=self.sender.sent, windows=judged)
 
     def _await_answers(self) -> None:
         def all_in() -> bool:
             self.follower.look()
             return (
-                len(self.follower.answers) >= self.sent and len(self.follower.joined) >= self.told
+                len(self.follower.answers) >= self.sender.sent
+                and len(self.follower.joined) >= self.sender.told
             )
 
         self._crew.until("all answered and joined", all_in, pause_s=0)
 
     def await_lake(self) -> None:
+        """Until the lake has all that was sent."""
         lake = Lake(self.settings.stores)
-        wanted = {"requests": self.sent, "outcomes": self.told}
+        wanted = {"requests": self.sender.sent, "outcomes": self.sender.told}
 
         def all_in() -> bool:
             return all(
@@ -274,14 +186,16 @@ class KnownRun:
 
         self._crew.until("all in the lake", all_in, pause_s=0.05)
 
-    def _await_orders(self) -> None:
-        """Until no order waits for anything but traffic, and what was released is in force."""
+    def _await_orders(self, ordered: int) -> None:
+        """Until none of the orders waits for anything but traffic, and what was released is in force."""
 
         def settled() -> bool:
             control = self.follower.look_at_control()
             answered = {c.order_id for c in control.candidates if c.error is not None}
             answered |= {str(v.order_id) for v in control.verdicts}
-            return all(order.event_id in answered for order in control.orders)
+            # A commit returns some milliseconds before it can be read.
+            orders = control.orders
+            return len(orders) >= ordered and all(order.event_id in answered for order in orders)
 
         self._crew.until("every order tried", settled)
         obeyed = (VerdictKind.ADMIT, VerdictKind.PROMOTE, VerdictKind.ROLL_BACK)
@@ -293,9 +207,11 @@ class KnownRun:
             )
         self._verdicts = len(verdicts)
         if self.promoted_at is None and any(v.verdict is VerdictKind.PROMOTE for v in verdicts):
-            self.promoted_at = self.sent
+            self.promoted_at = self.sender.sent
 
     def await_release(self, epoch: int) -> None:
+        """Until the scorer goes by it."""
+
         def in_force() -> bool:
             self.follower.look_at_control()
             return int(self._crew.said("scorer").get("epoch", 0)) >= epoch
@@ -323,7 +239,7 @@ class KnownRun:
 
     def _story(self) -> Story:
         case, control = self._case, self.follower.look_at_control(0.2)
-        story = Story(case.stream, self._seed, self.drift_at, rows=self.sent)
+        story = Story(case.stream, self._seed, self.drift_at, rows=self.sender.sent)
         self._tell_windows(story)
         story.alerts = len(control.alerts)
         story.orders = len(control.orders)
@@ -339,13 +255,13 @@ class KnownRun:
         story.rolled_back = kinds.count(VerdictKind.ROLL_BACK)
         story.said = [f"{v.verdict}: {v.reason}" for v in control.verdicts]
         story.said += [f"failed: {c.error}" for c in control.candidates if c.error]
-        story.lost = self.follower.twice + self.sent - len(self.follower.answers)
+        story.lost = self.follower.twice + self.sender.sent - len(self.follower.answers)
         since = self.promoted_at
         if since is not None:
             story.promoted_rows = since - self.drift_at
-            story.after, story.never = self._worth(since, self.told), self._never(since)
+            story.after, story.never = self._worth(since, self.sender.told), self._never(since)
         story.before = self._worth(0, self.drift_at)
-        story.between = self._worth(self.drift_at, self.told if since is None else since)
+        story.between = self._worth(self.drift_at, self.sender.told if since is None else since)
         return story
 
     def _tell_windows(self, story: Story) -> None:
@@ -376,13 +292,14 @@ class KnownRun:
 
         answered = [
             row
-            for row in range(since, self.told)
+            for row in range(since, self.sender.told)
             if self.follower.joined[f"r{row}"].route == Route.CHAMPION
         ]
         model = load(Path(self.settings.serving.models_dir) / self._case.name / self.first)
-        scores = model.predict(self.inputs[answered].astype(np.float32))
+        scores = model.predict(self.sender.inputs[answered].astype(np.float32))
         return _measured(
-            np.asarray(scores, dtype=np.float64), (self.labels[answered] > 0).astype(np.float64)
+            np.asarray(scores, dtype=np.float64),
+            (self.sender.labels[answered] > 0).astype(np.float64),
         )
 
     def _forget(self) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tests.loop.known_run import Story, Worth
+from tests.loop.known_case import STREAMS
+from tests.loop.story import Story, Worth
 
 Json = dict[str, Any]
 
@@ -63,8 +64,10 @@ HEADS = (
     "retrainings a run",
     "promoted after rows: median",
     "all",
+    "AUC before, drifted, after",
+    "never retrained",
     "log-loss before, drifted, after",
-    "without the loop",
+    "never retrained",
     "alerts after",
 )
 
@@ -74,16 +77,15 @@ def table(lines: Sequence[Json]) -> str:
     rows = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
     for line in lines:
         alarms = ", ".join(f"{n} {kind}" for kind, n in line["false_alarms"].items()) or "none"
-        losses = line["log_loss"]
         cells = [
-            line["stream"],
+            STREAMS[line["stream"]],
             f"{line['found']} of {line['runs']}",
             *_ends(line["found_rows"]),
             f"{alarms} in {line['quiet_windows']} windows",
             ", ".join(f"{n} in {runs}" for n, runs in line["orders"].items()),
             *_ends(line["promoted_rows"]),
-            ", ".join(_number(losses[name]) for name in ("before", "between", "after")),
-            _number(losses["never"]),
+            *_worth(line["auc"]),
+            *_worth(line["log_loss"]),
             line["alerts_after"],
         ]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
@@ -92,6 +94,11 @@ def table(lines: Sequence[Json]) -> str:
 
 def _ends(spread: Sequence[float] | None) -> tuple[str, str]:
     return ("-", "-") if spread is None else (f"{spread[0]:,.0f}", f"{spread[2]:,.0f}")
+
+
+def _worth(of: Mapping[str, float | None]) -> tuple[str, str]:
+    """Of the champion, by stretch; and of the first one, had it answered the last."""
+    return ", ".join(_number(of[name]) for name in _STRETCHES[:-1]), _number(of["never"])
 
 
 def _number(value: float | None) -> str:

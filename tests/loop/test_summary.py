@@ -11,7 +11,7 @@ from tests.loop.known_case import (
     KnownCase,
     policy,
 )
-from tests.loop.known_run import Story, Worth
+from tests.loop.story import Story, Worth
 from tests.loop.summary import summary, table
 
 ROWS_MIN = 2_000
