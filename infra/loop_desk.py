@@ -143,7 +143,7 @@ class Desk:
                 f"Kafka on {kafka.bootstrap_servers}",
                 wanted=f"an answer within {PROBE_S:g} s",
                 came="there is none",
-                mend="Is the stack up (`headrace status`)? Nothing was said to the loop.",
+                mend="Is the stack up (`headrace status`)?",
             ) from error
         return time.monotonic() - began_s
 
