@@ -31,6 +31,7 @@ class Answers:
         duplicates: Results after the first of their request.
         dead_letters: Dead-letter topic → records.
         dead_ids: The ids of refused records.
+        joined: Rows of outcomes joined to their answers.
         alerts, orders, candidates, verdicts, releases: Control events, in order.
     """
 
@@ -39,13 +40,14 @@ class Answers:
         self.duplicates = 0
         self.dead_letters: Counter[str] = Counter()
         self.dead_ids: set[str] = set()
+        self.joined = 0
         self.alerts: list[control.Alert] = []
         self.orders: list[control.RetrainingOrder] = []
         self.candidates: list[control.Candidate] = []
         self.verdicts: list[control.Verdict] = []
         self.releases: list[control.Release] = []
         self._kafka, self._case = kafka, case
-        self._results = f"{case}.results"
+        self._results, self._joined = f"{case}.results", f"{case}.joined"
         self._dlq = {t.name for t in stage(case, "dlq")}
         self._contracts = {t.name: t.contract for t in CONTROL_TOPICS}
         self._stop = threading.Event()
@@ -129,7 +131,7 @@ class Answers:
 
     def _beginnings(self, consumer: Consumer) -> list[TopicPartition]:
         known = consumer.list_topics(timeout=10).topics
-        names = [self._results, *self._dlq, *self._contracts]
+        names = [self._results, self._joined, *self._dlq, *self._contracts]
         return [TopicPartition(n, p, OFFSET_BEGINNING) for n in names for p in known[n].partitions]
 
     def _take(self, message: Message) -> None:
@@ -141,6 +143,8 @@ class Answers:
         if topic in self._dlq:
             self.dead_letters[topic] += 1
             self.dead_ids.add(identity)
+        elif topic == self._joined:
+            self.joined += 1
         elif identity in self.arrivals:
             self.duplicates += 1
         else:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from infra.demo.slices import Sent, Slice
     from schemas.settings import KafkaSettings
 
+# The join follows in life by milliseconds. At 20,000 times life a second behind is half a day, and a canary's time would be over
+# before its outcomes are counted.
+JOINED_BEHIND_MAX = 300
 # Longer than it takes to replace a killed replica, so that chaos costs latency and nothing else.
 ANSWER_TIMEOUT_S = 120.0
 VISIBLE_TIMEOUT_S = 120.0
@@ -29,6 +32,10 @@ class Unanswered(HeadraceError):
     """Requests that the broker acknowledged were not answered in time."""
 
 
+class Unjoined(HeadraceError):
+    """Outcomes that were published were not joined to their answers in time."""
+
+
 @dataclass
 class Progress:
     """What the replay has done so far; written by the replayer, read by the live view."""
@@ -38,6 +45,7 @@ class Progress:
     slices: int = 0
     events: int = 0
     requests: int = 0
+    outcomes: int = 0
     malformed: int = 0
     barrier_s: list[float] = field(default_factory=list)
     answer_s: list[float] = field(default_factory=list)
@@ -93,6 +101,7 @@ class Replayer:
             self._send(piece.events)
             self._barrier.sent(piece.events)
             self._await_answers(waiting)
+            self._await_joined()
             progress.barrier_s.append(self._barrier.wait(VISIBLE_TIMEOUT_S))
             self._send(piece.requests)
             waiting = piece.requests
@@ -123,6 +132,7 @@ class Replayer:
                 self.progress.requests += 1
             else:
                 self.progress.events += 1
+                self.progress.outcomes += record.fields.get("request_id") in self.progress.sent_at
             self.progress.malformed += not record.fields
         if self._producer.flush(FLUSH_TIMEOUT_S) or self._failed:
             reason = self._failed[0] if self._failed else f"{len(self._producer)} still waiting"
@@ -145,3 +155,16 @@ class Replayer:
             )
         if requests:
             self.progress.answer_s.append(time.monotonic() - began)
+
+    def _await_joined(self) -> None:
+        """Wait until nearly every outcome of a request that was asked is joined to its answer."""
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        while (behind := self.progress.outcomes - self._answers.joined) > JOINED_BEHIND_MAX:
+            if time.monotonic() > deadline:
+                raise Unjoined(
+                    "replay",
+                    wanted=f"all but {JOINED_BEHIND_MAX} outcomes joined within {ANSWER_TIMEOUT_S:.0f} s",
+                    came=f"{behind} are not",
+                    mend="Look at the log of the join: `headrace logs outcomes`.",
+                )
+            time.sleep(0.01)

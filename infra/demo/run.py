@@ -44,7 +44,7 @@ WARM_UP = timedelta(days=2)
 CHAMPION_TRAINED = (date(2013, 1, 1), date(2013, 2, 1))
 SEED = 2013
 # Recomputing what was served takes a second a day.
-PARITY_DAYS = timedelta(days=60)
+PARITY_DAYS = timedelta(days=30)
 
 Json = dict[str, Any]
 
