@@ -49,8 +49,13 @@ def verify(folder: Path, manifest: Manifest) -> None:
     """Check that the folder holds exactly the files that the manifest lists, unchanged, and none that could execute.
 
     Raises:
-        ModelRefused: A file is missing, changed, not listed, of a refused format, a folder or a link.
+        ModelRefused: A file is missing, changed, not listed, of a refused format, a folder or a link; or the folder itself
+            is a link: what it leads to may be another one a moment later.
     """
+    if folder.is_symlink():
+        raise ModelRefused(
+            f"model folder {folder}", wanted="a folder", came="it is a link", mend=_TRAIN_AGAIN
+        )
     found = {entry.name: entry for entry in folder.iterdir() if entry.name != MANIFEST_FILE}
     for name in sorted(found.keys() | manifest.files.keys() | {MODEL_FILE}):
         came = _complaint(name, found.get(name), manifest.files.get(name))

@@ -71,6 +71,14 @@ def test_a_link_is_no_file(registry: Registry, tmp_path: Path) -> None:
         registry.verify(MODEL, "v0001")
 
 
+def test_a_link_is_no_folder(registry: Registry, tmp_path: Path) -> None:
+    folder = registry.path(MODEL, "v0001")
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ModelRefused, match="it is a link"):
+        registry.verify(MODEL, "v0001")
+
+
 def test_a_manifest_rewritten_to_match_is_found_by_the_digest(registry: Registry) -> None:
     digest = registry.digest(MODEL, "v0001")
     path = registry.path(MODEL, "v0001") / "manifest.json"
