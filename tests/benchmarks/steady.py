@@ -28,6 +28,8 @@ class Steady:
 
     def __enter__(self) -> Self:
         self._follower.__enter__()
+        while not self._follower.look_at_control(0.1).releases:
+            pass
         self._thread.start()
         return self
 
@@ -94,17 +96,18 @@ class Steady:
             if isinstance(entry.event, Release) and entry.event.epoch == epoch
         )
 
-    def tally(self) -> tuple[int, int, int]:
-        """Requests sent so far, those without an answer, and those with two."""
+    def tally(self) -> tuple[int, int]:
+        """Requests sent so far, when each has its answer, and how many have two."""
         sent = self._run.sender.sent
+        left = {f"r{n}" for n in range(sent)}
 
         def answered() -> bool:
             self._look()
-            return len(self._follower.answers) >= sent
+            left.difference_update([name for name in left if name in self._follower.answers])
+            return not left
 
         self._crew.until("every answer", answered, within_s=30.0)
-        lost = sum(f"r{n}" not in self._follower.answers for n in range(sent))
-        return sent, lost, self._follower.twice
+        return sent, self._follower.twice
 
     def _ask(self) -> None:
         try:
