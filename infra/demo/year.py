@@ -26,6 +26,8 @@ Json = dict[str, Any]
 Progress = Callable[[str], None]
 
 LOOK_BACK = timedelta(days=60)
+# The last evening of December is January in UTC, and no month.
+MONTH_ROWS_MIN = 500
 WAYS = ("loop", "never", "monthly")
 
 
@@ -39,6 +41,7 @@ def worth(
     frame["loop"] = frame.score
     frame["never"] = audit.rescored(first, frame)
     frame["month"] = pd.to_datetime(frame.time_ms, unit="ms").dt.strftime("%Y-%m")
+    frame = frame[frame.groupby("month").time_ms.transform("size") >= MONTH_ROWS_MIN].copy()
     trainings_s: list[float] = []
     scores = []
     for month, rows in frame.groupby("month", sort=True):

@@ -24,7 +24,7 @@ def run(stage: Stage) -> None:
                 lambda said: '"canary": "v' in said,
                 MOST_S,
                 after="it had seen a canary",
-                dies_at="" if number else "control.verdicts",
+                dies_at="control.verdicts" if number == KILLS - 1 else "",
             )
         loop.settle()
         loop.check()

@@ -1,8 +1,8 @@
 """Kill -9 of the drift worker.
 
 Injected, while requests and outcomes come of a world in which the champion is of no use any more: the drift worker is killed
-three times within some seconds of its work, and dies once in the transaction of its alert and order, before the commit or
-after it by lot. Must hold: what case 38 asks for, and it is the worker that orders; every window has one line; no window is
+three times within some seconds of its work, and dies in the transaction of its next alert, before the commit or after it by
+lot. Must hold: what case 38 asks for, and it is the worker that orders; every window has one line; no window is
 alerted twice. Does not show: a worker whose reports are on a disk that is full.
 """
 
@@ -29,7 +29,7 @@ def run(stage: Stage) -> None:
                 lambda said: '"windows"' in said,
                 MOST_S,
                 after="it had come to work",
-                dies_at="" if number else "control.alerts",
+                dies_at="control.alerts" if number == KILLS - 1 else "",
             )
         loop.settle()
         loop.check()

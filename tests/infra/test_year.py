@@ -16,14 +16,14 @@ DAYS_MS = 18 * 86_400_000
 
 
 class February:
-    """An audit of answers to the last week of January's flights, as if they were of February."""
+    """An audit of answers to the last week of January's flights, as if they were of February; a few are of March."""
 
     def __init__(self, stores: StoreSettings) -> None:
         made = training_set("flights", plan(), stores, SINCE_MS, UNTIL_MS)
         rows = made.holdout
         self._late = rows.labels
         self._dice = np.random.default_rng(1)
-        self._frame = pd.DataFrame(
+        month = pd.DataFrame(
             {
                 "time_ms": rows.event_time_ms + DAYS_MS,
                 "score": 0.5 * rows.labels + self._dice.random(len(rows)),
@@ -31,6 +31,8 @@ class February:
                 "features": [dict(zip(made.inputs, row, strict=True)) for row in rows.matrix],
             }
         )
+        evening = month.head(40).assign(time_ms=month.time_ms + 2 * DAYS_MS)
+        self._frame = pd.concat([month, evening], ignore_index=True)
 
     def labelled(self) -> pd.DataFrame:
         return self._frame.copy()
