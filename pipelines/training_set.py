@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from features import served
-from features.answers import RECEIVED
+from features.answers import first
 from features.batch import features_as_of
 from features.inputs import input_names, matrix
 from features.lake import Lake
@@ -174,9 +174,8 @@ def _labelled(
         rows = lake.scan(
             table, snapshot_id=snapshots.get(table), since_ms=since_ms, until_ms=until_ms
         )
-        received: pd.DataFrame = rows.to_pandas().sort_values(list(RECEIVED), kind="stable")
         # A producer that retried, or changed its mind, left a request or its outcome twice; the first one counts.
-        once = received.drop_duplicates("request_id")
+        once: pd.DataFrame = first(rows).to_pandas()
         return once.sort_values(["event_time_ms", "request_id"], kind="stable")
 
     outcomes = read("outcomes")[["request_id", "late", "event_time_ms"]]
