@@ -1,6 +1,7 @@
 """One training in a process of its own: `python -m pipelines.train_process`, a `Job` on stdin, lines of JSON on stdout.
 
-It runs at low priority on one core, so that scoring keeps its own. It holds its stdin open: when whoever asked
+It runs at low priority on one core, so that scoring keeps its own. What it imports takes seconds; that is done before the job
+comes, so that whoever starts it early has it ready. It holds its stdin open: when whoever asked
 for the training dies, even by kill -9, the pipe closes and the process ends before it publishes a folder nobody waits for.
 """
 
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import queue
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -67,13 +70,16 @@ class Line(BaseModel):
 def main() -> int:
     """Do the job on stdin. Returns 1 where it was refused; anything unforeseen is a traceback on stderr."""
     os.nice(NICENESS)
-    job = Job.model_validate(json.loads(sys.stdin.buffer.readline()))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Ctrl-C is for whoever asked: it closes the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
     # Heavy imports only now: the parent's death is already watched.
     from pipelines import estimators, training  # noqa: PLC0415
     from pipelines.lineage import TrainingRun  # noqa: PLC0415
     from schemas.errors import HeadraceError  # noqa: PLC0415
 
+    job = Job.model_validate_json(jobs.get())
     models_dir = Path(job.models_dir)
     run = TrainingRun(job.stores, job.case, job.order_id)
     name, chosen = job.estimator, ""
@@ -131,7 +137,10 @@ def _say(kind: Kind, text: str) -> None:
     sys.stdout.flush()
 
 
-def _end_with_parent() -> None:
+def _listen(jobs: queue.SimpleQueue[bytes]) -> None:
+    """Hand on the job, and end with the parent."""
+    if line := sys.stdin.buffer.readline():
+        jobs.put(line)
     # The raw descriptor: a thread that waits inside sys.stdin would hold its lock when the interpreter ends.
     while os.read(0, 1024):
         continue

@@ -8,23 +8,20 @@ by the order's id in its manifest instead of being trained again.
 from __future__ import annotations
 
 import json
-import os
 import queue
-import subprocess
-import sys
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import structlog
-from pydantic import ValidationError
 
 from pipelines import training_work
-from pipelines.train_process import ONE_THREAD, Job, Line
+from pipelines.train_process import Job
+from pipelines.training_child import Spare, TrainingChild
 from schemas import manifest, usecase
 from schemas.control import Brake, BrakeKind, Candidate, DataAccess, RetrainingOrder
 from schemas.control_log import ControlLog
@@ -115,16 +112,20 @@ def run(
         ControlLogUnavailable: Start again; nothing is lost.
     """
     orders = OpenOrders()
-    with ControlLog(kafka, ctx.case, TOPICS, f"{ctx.case}.trainer") as control:
+    with (
+        ControlLog(kafka, ctx.case, TOPICS, f"{ctx.case}.trainer") as control,
+        closing(Spare(pipelines.training_threads)) as spare,
+    ):
         orders.fold(control.read_all())
         while not ctx.stop.is_set():
             order = orders.first()
             ctx.report({"open": orders.count, "answered": orders.answered, "training": ""})
             if order is None:
+                spare.keep()
                 orders.fold(control.poll(POLL_S))
                 continue
             reading = _recorded(control, order)
-            candidate = _candidate(ctx, order, stores, pipelines, Path(models_dir), reading)
+            candidate = _candidate(ctx, order, stores, pipelines, Path(models_dir), reading, spare)
             if candidate is None:
                 return
             orders.fold(control.poll(0))
@@ -140,42 +141,30 @@ def train(
     pipelines: PipelineSettings,
     ctx: WorkerContext,
     reading: Reading = lambda _: None,
+    child: TrainingChild | None = None,
 ) -> tuple[str | None, str | None]:
-    """Run the training process to its end; `reading` is told of the snapshots that it reads, before it has their rows.
+    """Run a training process to its end; `reading` is told of the snapshots that it reads, before it has their rows.
+
+    Args:
+        job: What to train.
+        pipelines: How long it may take, and on how many threads.
+        ctx: Progress is reported to it.
+        reading: See above.
+        child: A process that waits for its job; started here if none is given.
 
     Returns:
         The version, or None; and why there is none, or None. Both are None where `ctx.stop` ended it.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.train_process"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=os.environ | ONE_THREAD | {"OMP_NUM_THREADS": str(pipelines.training_threads)},
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    lines: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
-    try:
-        process.stdin.write(job.model_dump_json().encode() + b"\n")
-        process.stdin.flush()
-        return _follow(process, lines, job, pipelines.training_timeout_s, ctx, reading)
-    except BrokenPipeError:
-        return None, f"the training process ended with {process.wait()} before it had its job"
-    finally:
-        process.kill()
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
+    with child or TrainingChild(pipelines.training_threads) as process:
+        try:
+            process.give(job)
+        except BrokenPipeError:
+            return None, f"the training process ended with {process.wait()} before it had its job"
+        return _follow(process, job, pipelines.training_timeout_s, ctx, reading)
 
 
 def _follow(
-    process: subprocess.Popen[bytes],
-    lines: queue.SimpleQueue[Line | None],
-    job: Job,
-    timeout_s: float,
-    ctx: WorkerContext,
-    reading: Reading,
+    process: TrainingChild, job: Job, timeout_s: float, ctx: WorkerContext, reading: Reading
 ) -> tuple[str | None, str | None]:
     began = time.monotonic()
     said = "starting"
@@ -185,7 +174,7 @@ def _follow(
             return None, f"not done after {timeout_s:.0f} s, at: {said}"
         ctx.report({"open": 1, "training": said, "training_s": round(spent_s, 1)})
         try:
-            line = lines.get(timeout=POLL_S)
+            line = process.line(POLL_S)
         except queue.Empty:
             continue
         if line is None:
@@ -202,20 +191,6 @@ def _follow(
     return None, None
 
 
-def _read(source: IO[bytes], lines: queue.SimpleQueue[Line | None]) -> None:
-    """Hand on what the process says; None at its end. Other output than ours is not a line, and ignored."""
-    try:
-        for text in source:
-            try:
-                lines.put(Line.model_validate_json(text))
-            except ValidationError:
-                log.warning("trainer.process", text=text.decode(errors="replace").strip())
-    except ValueError:
-        # The pipe was closed under us because the training was given up.
-        log.debug("trainer.process", text="closed")
-    lines.put(None)
-
-
 def _candidate(
     ctx: WorkerContext,
     order: RetrainingOrder,
@@ -223,6 +198,7 @@ def _candidate(
     pipelines: PipelineSettings,
     models_dir: Path,
     reading: Reading,
+    spare: Spare,
 ) -> Candidate | None:
     """The answer to an order; None where the worker was stopped before there was one."""
     model = str(usecase.load("schemas", ctx.case).MODEL)
@@ -237,7 +213,7 @@ def _candidate(
             order_id=order.event_id,
             champion=order.version,
         )
-        version, error = train(job, pipelines, ctx, reading)
+        version, error = train(job, pipelines, ctx, reading, spare.take())
         if version is None and error is None:
             return None
         training_work.forget(training_work.place(models_dir, ctx.case, order.event_id))

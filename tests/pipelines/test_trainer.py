@@ -222,6 +222,42 @@ def test_an_order_on_nothing_is_answered_with_the_reason(
     assert not list(tmp_path.glob("flights/*"))
 
 
+def test_a_process_waits_for_the_next_order_and_one_that_died_is_replaced(
+    broker: KafkaSettings, january: StoreSettings, tmp_path: Path
+) -> None:
+    nothing = {"until_ms": SINCE_MS + 1}
+    with Running(broker, january, tmp_path):
+        ready = training_processes(1)
+        publish(broker, order("ready").model_copy(update=nothing))
+        await_answer(broker, "ready")
+        psutil.wait_procs(ready, timeout=20)
+        (dead,) = training_processes(1)
+        assert dead not in ready
+        dead.kill()
+        publish(broker, order("after").model_copy(update=nothing))
+        assert "there are none" in str(await_answer(broker, "after").error)
+    training_processes(0)
+
+
+def training_processes(count: int) -> list[psutil.Process]:
+    """Those of this process, once there are so many of them."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        mine = psutil.Process().children()
+        found = [p for p in mine if "pipelines.train_process" in cmdline(p)]
+        if len(found) == count:
+            return found
+        assert time.monotonic() < deadline, f"{len(found)} training processes"
+        time.sleep(0.05)
+
+
+def cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
 def test_what_is_proposed_waits_for_approval_and_what_is_refused_is_not_trained(
     broker: KafkaSettings, january: StoreSettings, tmp_path: Path
 ) -> None:
