@@ -105,6 +105,8 @@ def new_app(case: str, kafka: KafkaSettings, monitoring: MonitoringSettings) -> 
         broker_session_timeout=SESSION_TIMEOUT_S,
         broker_heartbeat_interval=HEARTBEAT_INTERVAL_S,
         broker_commit_interval=1.0,
+        # A batch that failed is read again from what was acknowledged, not gone on from with what it left in memory.
+        agent_supervisor="mode.supervisors.CrashingSupervisor",
         consumer_auto_offset_reset="earliest",
         datadir=monitoring.faust_dir,
         processing_guarantee="at_least_once",
@@ -195,8 +197,9 @@ class OutcomeJoin:
 
     def _listen(self, topic: topics.Topic, decode: Callable[[bytes], Half], counter: str) -> None:
         async def forward(stream: Any) -> None:  # noqa: ANN401
-            async for events in stream.take_events(BATCH_ROWS_MAX, within=BATCH_WAIT_S):
+            async for events in stream.noack_take(BATCH_ROWS_MAX, within=BATCH_WAIT_S):
                 await _delivered([await self._forward(e.message, decode) for e in events])
+                await _acknowledge(stream, events)
                 setattr(self._counters, counter, getattr(self._counters, counter) + len(events))
 
         channel = self._app.topic(topic.name, **_raw())
@@ -228,7 +231,7 @@ class OutcomeJoin:
 
     async def _join(self, stream: Any) -> None:  # noqa: ANN401
         decode = msgspec.json.Decoder(Forwarded).decode
-        async for events in stream.take_events(BATCH_ROWS_MAX, within=BATCH_WAIT_S):
+        async for events in stream.noack_take(BATCH_ROWS_MAX, within=BATCH_WAIT_S):
             # One look for the whole batch: partitions revoked meanwhile are forgotten for the next one only.
             stores = {p: await self._waiting_at(p) for p in {e.message.partition for e in events}}
             joined: list[Awaitable[Any] | None] = []
@@ -247,6 +250,7 @@ class OutcomeJoin:
             # again and must find it.
             await _delivered(joined)
             await _delivered([await self._log.write(*change) for change in changes])
+            await _acknowledge(stream, events)
 
     async def _waiting_at(self, partition: int) -> WaitingHalves:
         if partition not in self._waiting:
@@ -280,6 +284,12 @@ class OutcomeJoin:
 
 async def _delivered(deliveries: list[Awaitable[Any] | None]) -> None:
     await asyncio.gather(*(d for d in deliveries if d is not None))
+
+
+async def _acknowledge(stream: Any, events: list[Any]) -> None:  # noqa: ANN401
+    """Only now: `take_events` would do so on its way out of a batch that was given up, too."""
+    for event in events:
+        await stream.ack(event)
 
 
 def _raw(partitions: int | None = None) -> dict[str, Any]:

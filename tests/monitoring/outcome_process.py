@@ -1,7 +1,8 @@
 """The outcome join in a process of its own, to be killed: `outcome_process.py <case> <bootstrap> <folder> [fault]`.
 
 `fault` = `die-forgetting`: joined rows take a second to leave, and the process kills itself (SIGKILL) as soon as the
-broker has one tombstone of a waiting half.
+broker has one tombstone of a waiting half. `fault` = `stop-joining`: joined rows take longer than a stop, which comes (SIGTERM) as
+soon as the first of them is to leave.
 """
 
 from __future__ import annotations
@@ -26,12 +27,24 @@ from tests.monitoring import rig
 class SlowRows(outcomes.OutcomeJoin):
     """Joined rows take a second to leave."""
 
+    leave_s = 1.0
+
     async def _publish(self, pair: Pair) -> Awaitable[Any]:
         async def later() -> None:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(self.leave_s)
             await (await super(SlowRows, self)._publish(pair))
 
         return asyncio.create_task(later())
+
+
+class StopJoining(SlowRows):
+    """They take longer than a stop, which comes with the first of them."""
+
+    leave_s = 60.0
+
+    async def _publish(self, pair: Pair) -> Awaitable[Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return await super()._publish(pair)
 
 
 class DieForgetting(half_log.HalfLog):
@@ -51,6 +64,8 @@ if __name__ == "__main__":
     if fault == ["die-forgetting"]:
         outcomes.OutcomeJoin = SlowRows  # type: ignore[misc]
         outcomes.HalfLog = DieForgetting  # type: ignore[attr-defined]
+    if fault == ["stop-joining"]:
+        outcomes.OutcomeJoin = StopJoining  # type: ignore[misc]
     rig.register(case)
     stop = threading.Event()
 

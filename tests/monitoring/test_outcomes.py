@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer
+from confluent_kafka.admin import AdminClient
 
 from features.answers import OUTCOME, answers, contradicted, first
 from features.lake import Lake
@@ -166,6 +167,19 @@ def test_a_half_is_forgotten_only_after_its_joined_row_is_safe(
         rig.wait_until(lambda: len(joined_rows(kafka, case)) >= len(found))
 
 
+def test_a_stop_in_the_middle_of_a_batch_loses_nothing(
+    kafka: KafkaSettings, case: str, tmp_path: Path
+) -> None:
+    found = pairs(200, seed=8)
+    rig.produce(kafka, result_records(case, found))
+    rig.produce(kafka, outcome_records(case, found))
+    with join_process(case, kafka, tmp_path, "stop-joining") as process:
+        assert process.wait(60) == 0, (tmp_path / "log").read_text()
+    assert not joined_rows(kafka, case)
+    with join_process(case, kafka, tmp_path):
+        rig.wait_until(lambda: len(joined_rows(kafka, case)) >= len(found))
+
+
 def test_only_committed_results_are_joined_and_headers_are_cloud_events(
     kafka: KafkaSettings, case: str, tmp_path: Path
 ) -> None:
@@ -200,6 +214,37 @@ def test_only_committed_results_are_joined_and_headers_are_cloud_events(
     assert headers["ce_id"] == key.encode()
     assert headers["ce_type"] == b"headrace.joined"
     assert (envelope.header(message, "traceparent") or "")[:35] == parents[key][:35]
+
+
+def test_what_was_read_in_many_transactions_is_committed_whole(
+    kafka: KafkaSettings, case: str, tmp_path: Path
+) -> None:
+    """Each transaction leaves a marker among the offsets, which no consumer is given."""
+    producer = Producer(kafka.client_config(transactional_id=f"{case}-scorer"))
+    producer.init_transactions(30)
+    for seed in range(60):
+        producer.begin_transaction()
+        for topic, key, value in result_records(case, pairs(20, seed=seed)):
+            producer.produce(topic, value, key)
+        producer.commit_transaction(30)
+    with join_process(case, kafka, tmp_path) as process:
+        rig.wait_until(lambda: '"results": 1200' in (tmp_path / "out").read_text())
+        process.terminate()
+        assert process.wait(20) == 0, (tmp_path / "log").read_text()
+    # The last marker is behind the last record.
+    assert [left for left in uncommitted(kafka, case).values() if left > 1] == []
+
+
+def uncommitted(kafka: KafkaSettings, case: str) -> dict[int, int]:
+    """Partition of the results → offsets that the join would read again."""
+    asked = [ConsumerGroupTopicPartitions(f"{case}-outcomes")]
+    admin = AdminClient(kafka.client_config())
+    (told,) = admin.list_consumer_group_offsets(asked).values()
+    places = [p for p in told.result().topic_partitions if p.topic == f"{case}.results"]
+    consumer = Consumer(kafka.client_config(group_id=f"{case}-look"))
+    ends = {p.partition: consumer.get_watermark_offsets(p, timeout=10)[1] for p in places}
+    consumer.close()
+    return {p.partition: ends[p.partition] - p.offset for p in places}
 
 
 @pytest.mark.parametrize("request_id", ["a", "2013-06-01-UA-1545-EWR", "é"])
