@@ -147,14 +147,12 @@ def _play(settings: Settings, options: Options, watch: Stopwatch) -> Json:
             killed = _replay(settings, replayer, answers, options, watch.console)
         with watch.phase("settle", "Waiting for the lake and the loop"):
             settle(settings, answers)
-        with watch.phase("audit", "Counting from the topics and the lake"):
+        with (
+            watch.phase("audit", "Counting from the topics and the lake"),
+            _worth(settings, options) as worth,
+        ):
             audit = Audit(settings.kafka, CASE, settings.serving.models_dir)
-            summary = _audit(settings, audit, replayer, answers, options)
-        if options.year:
-            with watch.phase(
-                "worth", "What the loop was worth: the same flights, answered otherwise"
-            ):
-                summary["year"] = _worth(settings, audit, watch.console)
+            summary = _audit(settings, audit, replayer, answers, options) | worth()
     barrier.close()
     summary["chaos"] = {"seed": options.seed, "killed": killed}
     return summary
@@ -233,13 +231,18 @@ def _with_malformed(
     return merged(events, told), merged(requests, asked)
 
 
-def _worth(settings: Settings, audit: Audit, console: Console) -> Json:
+@contextlib.contextmanager
+def _worth(settings: Settings, options: Options) -> Iterator[Callable[[], Json]]:
+    """What the loop was worth, worked out meanwhile; nothing where nobody asked."""
+    if not options.year:
+        yield dict
+        return
     from infra.demo import year  # noqa: PLC0415 - scikit-learn
 
-    plan = Plan.load(settings.stores.plan_path)
-    return year.worth(
-        audit, CASE, plan, settings.stores, lambda line: console.print(f"  {line}", highlight=False)
-    )
+    told = settings.data / "year.json"
+    settings.write(told)
+    with year.asked_meanwhile(told) as answer:
+        yield lambda: {"year": answer()}
 
 
 def _audit(

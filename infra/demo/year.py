@@ -2,33 +2,70 @@
 
 The three see the same logged vectors. "Monthly" is trained on each first of the month as the loop trains, on the sixty days before, and
 answers that month: nobody looks whether it is better, and nobody looks whether it is needed.
+
+`python -m infra.demo.year SETTINGS`: JSON on standard output, progress on standard error. A process of its own, since it takes minutes of
+one core, and so does the audit beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from infra.demo.audit import vectors
+from features.views import Plan
+from infra.demo.audit import Audit, vectors
+from infra.settings import Settings
+from schemas.errors import HeadraceError
 
 if TYPE_CHECKING:
     from features.settings import StoreSettings
-    from features.views import Plan
-    from infra.demo.audit import Audit
 
 Json = dict[str, Any]
-Progress = Callable[[str], None]
+Progress = Callable[[str], object]
 
 LOOK_BACK = timedelta(days=60)
 # The last evening of December is January in UTC, and no month.
 MONTH_ROWS_MIN = 500
 WAYS = ("loop", "never", "monthly")
+
+
+@contextlib.contextmanager
+def asked_meanwhile(settings: Path) -> Iterator[Callable[[], Json]]:
+    """Begin, and yield what waits for the answer; whoever leaves without it ends the process.
+
+    Raises:
+        HeadraceError: By what is yielded: the process failed; why is on standard error.
+    """
+    command = [sys.executable, "-m", "infra.demo.year", str(settings)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - fixed
+
+    def answer() -> Json:
+        said, _ = child.communicate()
+        if child.returncode:
+            raise HeadraceError(
+                "what the year was worth",
+                wanted="a comparison",
+                came=f"its process ended with {child.returncode}",
+            )
+        found: Json = json.loads(said)
+        return found
+
+    try:
+        yield answer
+    finally:
+        child.kill()
+        child.communicate()
 
 
 def worth(
@@ -86,3 +123,18 @@ def _month(month: str, rows: pd.DataFrame) -> Json:
 
 def _ms(at: datetime) -> int:
     return round(at.timestamp() * 1000)
+
+
+def main() -> None:
+    """The command."""
+    settings = Settings.read(Path(sys.argv[1]))
+    audit = Audit(settings.kafka, settings.case, settings.serving.models_dir)
+    plan = Plan.load(settings.stores.plan_path)
+    found = worth(
+        audit, settings.case, plan, settings.stores, lambda line: sys.stderr.write(f"  {line}\n")
+    )
+    sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
