@@ -228,7 +228,8 @@ def judge(
     """Verify a candidate, try it and the champion on its held-out rows, and pass it through the gate.
 
     A champion that cannot be measured on those rows (it was trained on other features, or its folder is broken) is
-    compared as NaN, which no candidate passes: then a person decides (`headrace release`).
+    compared as NaN, which no candidate passes: then a person decides (`headrace release`). One that is suspended is no bar: the
+    rule answers in its place, and the guard holds the canary to the floor.
     """
     requirements: Sequence[Requirement] = usecase.load("serving", candidate.case).GATE
     version = str(candidate.version)
@@ -237,7 +238,13 @@ def judge(
     except (ModelRefused, UnknownVersion, ModelFailed) as error:
         tried, admitted, reason = Trial(), False, str(error)
     else:
-        admitted, reason = gate(tried.champion, tried.candidate, requirements, tried.differences)
+        admitted, reason = gate(
+            tried.champion,
+            tried.candidate,
+            requirements,
+            tried.differences,
+            suspended=release.suspended,
+        )
     return Verdict(
         event_id=verdict_id(candidate),
         event_time_ms=candidate.event_time_ms,

@@ -37,14 +37,29 @@ class Requirement:
     confidence: float = 0.8
 
     def failure(
-        self, champion: float, candidate: float, differences: Floats | None = None
+        self, champion: float | None, candidate: float, differences: Floats | None = None
     ) -> str | None:
-        """Why the candidate fails, or None where it does not."""
-        sign = 1.0 if self.better == "higher" else -1.0
+        """Why the candidate fails, or None where it does not; without a `champion` only what it must reach counts."""
+        alone = self._failure_alone(candidate)
+        if alone or champion is None:
+            return alone
+        return self._failure_against(champion, candidate, differences)
+
+    @property
+    def _sign(self) -> float:
+        return 1.0 if self.better == "higher" else -1.0
+
+    def _failure_alone(self, candidate: float) -> str | None:
         if not isfinite(candidate):
             return f"{self.metric} is {candidate}"
-        if self.bound is not None and sign * (candidate - self.bound) < 0:
+        if self.bound is not None and self._sign * (candidate - self.bound) < 0:
             return f"{self.metric} {candidate:.4f} does not reach {self.bound:.4f}"
+        return None
+
+    def _failure_against(
+        self, champion: float, candidate: float, differences: Floats | None
+    ) -> str | None:
+        sign = self._sign
         if not isfinite(champion):
             return f"the champion's {self.metric} could not be measured"
         if sign * (candidate - champion) <= self.margin:
@@ -66,6 +81,8 @@ def gate(
     candidate: Mapping[str, float],
     requirements: Sequence[Requirement],
     differences: Mapping[str, Floats] | None = None,
+    *,
+    suspended: bool = False,
 ) -> tuple[bool, str]:
     """Admit a candidate only if it meets every requirement on the same rows.
 
@@ -74,6 +91,7 @@ def gate(
         candidate: As `champion`.
         requirements: All of which must be met.
         differences: Metric → candidate minus champion on resamples of the rows, where they were taken.
+        suspended: The champion is not asked: it is the rule that a candidate would replace, and the guard holds it to the floor.
 
     Returns:
         Whether it may take traffic, and a sentence with the numbers that decided it.
@@ -85,7 +103,9 @@ def gate(
         for r in requirements
         if (
             failure := r.failure(
-                champion.get(r.metric, nan), candidate.get(r.metric, nan), drawn.get(r.metric)
+                None if suspended else champion.get(r.metric, nan),
+                candidate.get(r.metric, nan),
+                drawn.get(r.metric),
             )
         )
     ]
@@ -96,7 +116,8 @@ def gate(
         f"{_spread(drawn.get(r.metric))}"
         for r in requirements
     ]
-    return True, "meets every requirement: " + ", ".join(passed)
+    why = "the champion is suspended" if suspended else "meets every requirement"
+    return True, f"{why}: " + ", ".join(passed)
 
 
 def _spread(differences: Floats | None) -> str:

@@ -74,9 +74,10 @@ class World:
             digest=folder_digest(folder),
         )
 
-    def judge(self, candidate: Candidate) -> Verdict:
+    def judge(self, candidate: Candidate, *, suspended: bool = False) -> Verdict:
         first = release_log.first(CASE, CASE, "v0001", event_time_ms=CLOCK_MS, decided_by="test")
-        return admission.judge(candidate, first, Registry(self.models), self.stores)
+        now = first.model_copy(update={"suspended": suspended})
+        return admission.judge(candidate, now, Registry(self.models), self.stores)
 
 
 def rows(count: int, flipped: float, seed: int) -> Rows:
@@ -208,6 +209,13 @@ def test_a_worse_candidate_is_refused_by_name_of_the_metric(world: World) -> Non
     verdict = world.judge(world.candidate("v0003"))
     assert verdict.verdict is VerdictKind.REFUSE
     assert "auc" in verdict.reason
+
+
+def test_a_candidate_as_good_may_try_where_the_champion_is_suspended(world: World) -> None:
+    assert world.judge(world.candidate("v0001")).verdict is VerdictKind.REFUSE
+    verdict = world.judge(world.candidate("v0001"), suspended=True)
+    assert verdict.verdict is VerdictKind.ADMIT
+    assert verdict.reason.startswith("the champion is suspended")
 
 
 def test_training_and_serving_measure_the_same(world: World) -> None:

@@ -62,6 +62,18 @@ def test_what_cannot_be_measured_is_refused(broken: float, side: str) -> None:
     assert not gate(CHAMPION, {}, GATE)[0]
 
 
+def test_a_suspended_champion_is_no_bar_but_bounds_and_odd_rows_are() -> None:
+    worse = CHAMPION | {"log_loss": 0.6, "auc": 0.71}
+    admitted, reason = gate(CHAMPION, worse, GATE, suspended=True)
+    assert admitted
+    assert reason.startswith("the champion is suspended: auc 0.7100 against 0.8000")
+    assert gate(CHAMPION, worse | {"auc": 0.65}, GATE, suspended=True) == (
+        False,
+        "auc 0.6500 does not reach 0.7000",
+    )
+    assert not gate(CHAMPION, worse | {"auc_jittered": nan}, GATE, suspended=True)[0]
+
+
 def test_a_margin_asks_for_more_and_a_negative_one_forgives() -> None:
     assert not gate({"auc": 0.80}, {"auc": 0.81}, [Requirement("auc", "higher", margin=0.02)])[0]
     assert gate({"auc": 0.80}, {"auc": 0.79}, [Requirement("auc", "higher", margin=-0.02)])[0]
