@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+import structlog
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
@@ -38,6 +39,8 @@ LENGTHS = {
 }
 PULLS = {kind.value: kind for kind in BrakeKind if kind is not BrakeKind.LAPSE}
 ROLLBACK = "rollback"
+
+log = structlog.get_logger()
 
 
 class FormRefused(HeadraceError):
@@ -96,6 +99,10 @@ class Desk:
             outcome = _outcome(form, self._say(form), refused=False)
         except (HeadraceError, KafkaException) as error:
             outcome = _outcome(form, str(error), refused=True)
+        except Exception as error:
+            # Whatever it is: somebody waits for the outcome.
+            log.exception("loop_desk.failed", word=form.get("word"))
+            outcome = _outcome(form, f"{type(error).__name__}: {error}", refused=True)
         self._keep(number, outcome)
 
     def _say(self, form: Mapping[str, str]) -> str:

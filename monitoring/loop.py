@@ -203,5 +203,8 @@ class Loop:
 
 
 def day(event_time_ms: int) -> str:
-    """An instant for people, to the minute, in UTC."""
-    return datetime.fromtimestamp(event_time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    """An instant for people, to the minute, in UTC; as a number where no calendar has it, for anybody may write to a topic."""
+    try:
+        return datetime.fromtimestamp(event_time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError):
+        return f"{event_time_ms} ms after 1970"

@@ -13,6 +13,7 @@ from monitoring.column_drift import ColumnDrift
 
 INDEX, PAGE = "index.json", "index.html"
 MINUTE_MS = 60_000
+UNDATED = "undated"
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,14 @@ class Line:
 
 
 def window_name(start_ms: int) -> str:
-    """The file name of a window, and its name for people: its start, in UTC; to the millisecond where windows are by rows."""
-    minute = f"{datetime.fromtimestamp(start_ms / 1000, UTC):%Y-%m-%dT%H%M}"
+    """The file name of a window, and its name for people: its start, in UTC; to the millisecond where windows are by rows.
+
+    `UNDATED` where no calendar has it: no such window was judged, but an alert on the log may speak of one.
+    """
+    try:
+        minute = f"{datetime.fromtimestamp(start_ms / 1000, UTC):%Y-%m-%dT%H%M}"
+    except (ValueError, OverflowError):
+        return UNDATED
     seconds, ms = divmod(start_ms % MINUTE_MS, 1_000)
     return f"{minute}{seconds:02}-{ms:03}" if start_ms % MINUTE_MS else minute
 

@@ -7,6 +7,7 @@ time: under others it is thrown away.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from glob import escape
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
 FOLDER = ".work"
 SET_FILE = "set.json"
 PARTS = ("train", "holdout")
+# Of a SHA-256 in hex: 96 bits tell orders apart, and names stay short.
+NAME_CHARS = 24
 
 
 def place(models_dir: Path, case: str, order_id: str) -> Path:
     """Where the rows of an order are kept; hidden from whoever lists versions."""
-    return models_dir / str(usecase.load("schemas", case).MODEL) / FOLDER / order_id
+    return models_dir / str(usecase.load("schemas", case).MODEL) / FOLDER / _name(order_id)
 
 
 def keep(folder: Path, training: TrainingSet) -> None:
@@ -60,7 +63,12 @@ def building(home: Path, order_id: str | None) -> Path:
         folder = home / f".building-{uuid4().hex}"
         folder.mkdir(parents=True)
         return folder
-    return _draft(home, f".building-{order_id}-")
+    return _draft(home, f".building-{_name(order_id)}-")
+
+
+def _name(order_id: str) -> str:
+    """A folder's name for an order. Its id came from a topic, may be any path, and what lies at `place` is deleted."""
+    return hashlib.sha256(order_id.encode()).hexdigest()[:NAME_CHARS]
 
 
 def _draft(parent: Path, prefix: str) -> Path:

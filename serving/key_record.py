@@ -6,7 +6,6 @@ noted: by the act's own command, or else by any later one. What the topic holds 
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 
 from schemas.control import KeyAct, KeyActKind
 from schemas.control_log import ControlLog
+from serving import line_file
 
 if TYPE_CHECKING:
     from schemas.settings import KafkaSettings
@@ -40,13 +40,8 @@ class KeyRecord:
         return cls(key.with_name(ACTS_FILE))
 
     def note(self, act: KeyAct) -> None:
-        """Keep an act that was done. It survives a crash; what a crash tore before is left as it is."""
-        with self.path.open("ab+") as file:
-            torn = file.tell() > 0 and self._last_byte() != b"\n"
-            # One write of one line: others may append as well.
-            file.write((b"\n" if torn else b"") + act.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Keep an act that was done; it survives a crash."""
+        line_file.append(self.path, act.encode())
         log.info("keys.noted", kind=act.kind, key_id=act.key_id, by=act.by)
 
     def acts(self) -> list[KeyAct]:
@@ -69,11 +64,6 @@ class KeyRecord:
         """
         acts = self.acts()
         return sum(_sent(kafka, case, acts) for case in dict.fromkeys(act.case for act in acts))
-
-    def _last_byte(self) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1)
 
 
 def key_act(

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from schemas.errors import HeadraceError
 from schemas.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, file_digest, folder_digest
 
-__all__ = ["Manifest", "ModelRefused", "digest", "read", "verify"]
+__all__ = ["Manifest", "ModelRefused", "content", "digest", "parse", "read", "verify"]
 
 # ONNX may keep large weights beside the graph, and a card is for people; no other suffix has a reason to be in a model folder.
 SUFFIXES = frozenset({".onnx", ".json", ".parquet", ".data", ".md"})
@@ -29,15 +29,40 @@ def read(folder: Path) -> Manifest:
     Raises:
         ModelRefused: It is missing, or not a manifest.
     """
+    return parse(folder, content(folder))
+
+
+def content(folder: Path) -> bytes:
+    """The bytes of a folder's manifest, for whoever hashes and parses the same ones: a moment later they may be others.
+
+    Raises:
+        ModelRefused: It cannot be read.
+    """
     try:
-        return Manifest.read(folder)
-    except (OSError, ValidationError) as error:
-        raise ModelRefused(
-            str(folder / MANIFEST_FILE),
-            wanted="a model's manifest",
-            came=str(error)[:_DETAIL_CHARS_MAX],
-            mend=_TRAIN_AGAIN,
-        ) from error
+        return (folder / MANIFEST_FILE).read_bytes()
+    except OSError as error:
+        raise _none(folder, error) from error
+
+
+def parse(folder: Path, text: bytes) -> Manifest:
+    """What the bytes of a folder's manifest say.
+
+    Raises:
+        ModelRefused: They are none.
+    """
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise _none(folder, error) from error
+
+
+def _none(folder: Path, error: Exception) -> ModelRefused:
+    return ModelRefused(
+        str(folder / MANIFEST_FILE),
+        wanted="a model's manifest",
+        came=str(error)[:_DETAIL_CHARS_MAX],
+        mend=_TRAIN_AGAIN,
+    )
 
 
 def digest(folder: Path) -> str:

@@ -6,6 +6,7 @@ judges it.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class Registry:
         Raises:
             UnknownVersion: There is none of that name; a name that leads out of the folder is none either.
         """
-        known = self.versions(model)
+        known = self.versions(model) if self._has(model) else []
         if version not in known:
             raise UnknownVersion(
                 f"{model} {version} under {self.models_dir}",
@@ -54,6 +55,11 @@ class Registry:
                 came="there is no such folder",
             )
         return self.models_dir / model / version
+
+    def _has(self, model: str) -> bool:
+        """Whether a folder here has this very name; what a candidate calls its model may be any path."""
+        folder = self.models_dir
+        return folder.is_dir() and any(path.name == model for path in folder.iterdir())
 
     def manifest(self, model: str, version: str) -> Manifest:
         """What the version says about itself; not yet whether that is true (`verify`).
@@ -69,7 +75,11 @@ class Registry:
         return naming.folder_digest(self.path(model, version))
 
     def verify(self, model: str, version: str, digest: str | None = None) -> Manifest:
-        """Read every byte of the version and compare it with the manifest.
+        """As `verified`; the manifest."""
+        return self.verified(model, version, digest)[0]
+
+    def verified(self, model: str, version: str, digest: str | None = None) -> tuple[Manifest, str]:
+        """Read every byte of the version and compare it with the manifest. Returns that, and its digest: of the same bytes.
 
         Args:
             model: The model's name.
@@ -81,14 +91,15 @@ class Registry:
             ModelRefused: It is another version than it claims, or a file is not as the manifest says.
         """
         folder = self.path(model, version)
-        came = self.digest(model, version)
+        content = manifest.content(folder)
+        came = hashlib.sha256(content).hexdigest()
         if digest is not None and digest != came:
             raise _refused(folder, f"the digest {digest}", f"the manifest has {came}")
-        said = manifest.read(folder)
+        said = manifest.parse(folder, content)
         if (said.model, said.version) != (model, version):
             raise _refused(folder, f"{model} {version}", f"it is {said.model} {said.version}")
         manifest.verify(folder, said)
-        return said
+        return said, came
 
 
 def _refused(folder: Path, wanted: str, came: str) -> ModelRefused:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from json import JSONDecodeError
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -43,19 +45,27 @@ def signer(folder: Path) -> str | None:
         return None
 
 
-def sign(folder: Path, private_key: Path) -> dict[str, str]:
-    """Sign what lies in the folder now, and say what that was: file → SHA-256. Whoever calls compares.
+def covered(said: Manifest, digest: str) -> dict[str, str]:
+    """What a signature must cover: the files of this manifest and itself, and nothing else. File → SHA-256."""
+    return {**said.files, MANIFEST_FILE: digest}
 
-    A signature of before is replaced at once.
+
+def sign(folder: Path, private_key: Path, wanted: Mapping[str, str]) -> None:
+    """Sign what lies in the folder now, if that is `wanted` (`covered`).
+
+    A signature of before is replaced at once, and only by one that covers that.
 
     Raises:
-        ModelRefused: The folder holds a link, or nothing can be written beside it.
+        ModelRefused: The folder holds something else, or a link; or nothing can be written beside it.
     """
     draft = path_of(folder).with_name(f".{folder.name}.{uuid4().hex}{SUFFIX}")
     try:
-        config = signing.Config().set_hashing_config(_hashing())  # type: ignore[no-untyped-call]
-        config.use_elliptic_key_signer(private_key=private_key).sign(folder, draft)
-        signed = _files(json.loads(draft.read_bytes()))
+        bundle = _signed(folder, private_key)
+        if _files(json.loads(bundle)) != wanted:
+            came = "they changed while they were signed"
+            mend = "Nothing was signed. Who writes there? Then train again."
+            raise _refused(folder, "the files that were verified", came, mend)
+        draft.write_bytes(bundle)
         draft.replace(path_of(folder))
     except ValueError as error:
         raise _refused(folder, "files that can be signed", _brief(error), _UNLIKE) from error
@@ -65,12 +75,15 @@ def sign(folder: Path, private_key: Path) -> dict[str, str]:
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
-    return signed
 
 
-def withdraw(folder: Path) -> None:
-    """Take the signature away."""
-    path_of(folder).unlink(missing_ok=True)
+def _signed(folder: Path, private_key: Path) -> bytes:
+    """The bundle. The library writes it to a file: a private one, for it is valid whatever it covers."""
+    config = signing.Config().set_hashing_config(_hashing())  # type: ignore[no-untyped-call]
+    with TemporaryDirectory() as private:
+        path = Path(private) / path_of(folder).name
+        config.use_elliptic_key_signer(private_key=private_key).sign(folder, path)
+        return path.read_bytes()
 
 
 def verify(folder: Path, said: Manifest, trust: Trust) -> str:
@@ -149,11 +162,6 @@ def _refused(folder: Path, wanted: str, came: str, mend: str) -> ModelRefused:
     return ModelRefused(
         f"model folder {folder}", wanted=wanted, came=came[:_DETAIL_CHARS_MAX], mend=mend
     )
-
-
-def covers(signed: dict[str, str], said: Manifest, digest: str) -> bool:
-    """Whether what was signed is the version of this manifest and of its digest, and nothing else."""
-    return signed == {**said.files, MANIFEST_FILE: digest}
 
 
 def verify_whole(folder: Path, trust: Trust) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
-from serving import signature
-from serving.manifest import ModelRefused
+from schemas.manifest import Manifest
+from serving import line_file, signature
 from serving.registry import Registry
 from serving.signing_key import SigningKey
 from serving.trust import ID_CHARS, Trust
@@ -23,6 +22,14 @@ if TYPE_CHECKING:
 SIGNED_FILE = "signed.jsonl"
 
 log = structlog.get_logger()
+
+
+class Signed(NamedTuple):
+    """A version as it was signed: by which key, its manifest, and the digest of that."""
+
+    key_id: str
+    said: Manifest
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,8 @@ class Signer:
 
     def sign(
         self, model: str, version: str, *, by: str, reason: str, digest: str | None = None
-    ) -> str:
-        """Verify a version, sign it, and return the id of the key.
+    ) -> Signed:
+        """Verify a version, and sign it; what was signed before stays so where this fails.
 
         Args:
             model: The model's name.
@@ -58,19 +65,11 @@ class Signer:
             KeyRefused, UntrustedKey: The key cannot sign.
         """
         key_id = self.key.ready()
-        said = self.registry.verify(model, version, digest)
-        folder, verified = self.registry.path(model, version), self.registry.digest(model, version)
-        signed = signature.sign(folder, self.key.path)
-        if not signature.covers(signed, said, digest or verified):
-            signature.withdraw(folder)
-            raise ModelRefused(
-                f"model folder {folder}",
-                wanted="the files that were verified",
-                came="they changed while they were signed",
-                mend="The signature was taken away. Who writes there? Then train again.",
-            )
+        said, verified = self.registry.verified(model, version, digest)
+        folder = self.registry.path(model, version)
+        signature.sign(folder, self.key.path, signature.covered(said, verified))
         self._note(model, version, verified, key_id, by, reason)
-        return key_id
+        return Signed(key_id, said, verified)
 
     def signed_by(self, key_id: str) -> list[dict[str, str]]:
         """`model` and `version` of what a key signed, by the signatures' own word; oldest first."""
@@ -107,9 +106,5 @@ class Signer:
             "by": by,
             "reason": reason,
         }
-        # One write of one line: others may append as well.
-        with self.key.path.with_name(SIGNED_FILE).open("ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        line_file.append(self.key.path.with_name(SIGNED_FILE), json.dumps(line).encode())
         log.info("models.signed", model=model, version=version, key_id=key_id, by=by)

@@ -136,12 +136,10 @@ def sign(
     model = str(usecase.load("schemas", settings.case).MODEL)
     signer = _signer(settings)
     first = not signer.key.path.exists()
-    key_id = signer.sign(model, version, by=_person(), reason=reason)
+    key_id, said, digest = signer.sign(model, version, by=_person(), reason=reason)
     if first:
         made = f"made the key that signs: {signer.key.path}. Keep a copy where nobody else reads it"
         typer.echo(f"{made}; there is no other.", err=True)
-    said = signer.registry.manifest(model, version)
-    digest = signer.registry.digest(model, version)
     kind, by, signed = KeyActKind.SIGN, _person(), (model, version, digest)
     act = key_act(settings.case, kind, key_id, by=by, reason=reason, signed=signed)
     recorded = on_record(settings, signer, act)

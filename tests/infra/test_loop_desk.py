@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode
 
 import pytest
+import structlog.testing
 
 from infra.loop_desk import Desk
 from infra.report_server import FORM_BYTES_MAX, FORM_TYPE, report_server
@@ -24,7 +25,7 @@ from schemas.settings import KafkaSettings
 from tests.monitoring import rig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 ALERT = Alert(
@@ -176,6 +177,48 @@ def test_forms_do_what_the_commands_do(kafka: KafkaSettings, case: str, folder: 
             (1, "v2", "test"),
             (2, None, "ann"),
         ]
+
+
+def test_a_pause_without_end_in_the_calendar_is_refused_and_anothers_can_be_ended(
+    kafka: KafkaSettings, case: str, folder: Path
+) -> None:
+    with served(kafka, case, folder, "ann") as browser:
+        for until in ("3000000d", "99999999999999d", "9999-12-31T23:59-01:00"):
+            refused = "Refused: --until: wanted a time between the years 1 and 9999"
+            assert refused in browser.say("pause", until=until)
+        assert not brakes(kafka, case)
+        pause = Brake(
+            event_time_ms=rig.T0_MS + DAY_MS,
+            event_id="brake-by-others",
+            case=case,
+            decided_at_ms=1,
+            sequence=1,
+            kind=BrakeKind.PAUSE,
+            until_ms=10**16,
+            by="eve",
+            reason="?",
+        )
+        rig.publish(kafka, "control.brake", pause)
+        page = browser.get("/loop")
+        assert (page.status, "until 10000000000000000 ms after 1970" in page.text) == (200, True)
+        assert "2: resume (ann: looked)" in browser.say("resume")
+
+
+class Broken(Desk):
+    """A desk with a fault of its own."""
+
+    def _say(self, form: Mapping[str, str]) -> str:
+        raise ZeroDivisionError(form["word"])
+
+
+def test_whatever_goes_wrong_is_told_to_whoever_waits(tmp_path: Path) -> None:
+    away = KafkaSettings(bootstrap_servers="127.0.0.1:9")
+    desk = Broken(Settings(data_dir=str(tmp_path), case="flights", kafka=away), tmp_path)
+    with structlog.testing.capture_logs() as logged:
+        number = desk.say({"word": "pause", "reason": "x"})
+    assert "Refused: ZeroDivisionError: pause" in desk.page(None, number)
+    assert [line["event"] for line in logged] == ["loop_desk.failed"]
+    assert logged[0]["exc_info"] is True
 
 
 def test_what_is_no_form_of_ours_is_refused(kafka: KafkaSettings, case: str, folder: Path) -> None:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.time_option import NotATime, time_option
+from monitoring.loop import day
 
 NOW_MS = 1_370_000_000_000
 
@@ -32,6 +33,27 @@ def test_anything_else_is_refused_in_a_sentence(text: str) -> None:
         time_option("--since", text, NOW_MS)
     except NotATime as error:
         assert "--since" in str(error)  # noqa: PT017 - a property: most texts are refused
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3000000d",
+        "99999999999999d",
+        f"{'9' * 5_000}d",
+        "9999-12-31T23:59-01:00",
+        "0001-01-01T00:00+01:00",
+    ],
+)
+def test_what_no_calendar_has_is_refused(text: str) -> None:
+    with pytest.raises(NotATime, match="between the years 1 and 9999") as refused:
+        time_option("--until", text, NOW_MS)
+    assert len(str(refused.value)) < 300
+
+
+def test_the_ends_of_the_calendar_are_times() -> None:
+    for text in ("0001-01-01T00:00", "9999-12-31T23:59:59.999"):
+        assert day(time_option("--until", text, None)).startswith(text[:4].lstrip("0"))
 
 
 def test_ago_needs_something_to_count_back_from() -> None:

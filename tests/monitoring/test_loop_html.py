@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from monitoring.loop import Loop
 from monitoring.loop_html import Forms, Outcome
 from monitoring.loop_status import LoopStatus, loop_status
 from monitoring.policy import DAY_MS
+from monitoring.report_index import UNDATED, window_name
 from schemas.control import Brake, BrakeKind, ControlEvent, Release
 from schemas.control_log import Entry
 from tests.monitoring import rig
@@ -123,6 +125,21 @@ def test_without_forms_nothing_can_be_said() -> None:
     page = loop_html.page(told(*proposed()), [], pages={})
     assert not {"form", "input", "button"} & {tag for tag, _ in Seen(page).tags}
     assert "No release yet" in page
+
+
+@pytest.mark.parametrize("far_ms", [10**16, 10**400, -(10**16)])
+def test_instants_that_no_calendar_has_do_not_hide_the_loop(far_ms: int) -> None:
+    """Whoever may write to a topic may write any number; the button that ends the pause must stay."""
+    first, proposal = proposed()
+    far = [
+        first.model_copy(update={"window_start_ms": far_ms, "window_end_ms": far_ms}),
+        proposal.model_copy(update={"approve_by_ms": abs(far_ms)}),
+    ]
+    far.append(said(far, Word(BrakeKind.PAUSE, "eve", "?", until_ms=abs(far_ms))))
+    status = told(*far)
+    assert offered(status) == ["approve", "refuse", "resume", "pause"]
+    assert f"{abs(far_ms)} ms after 1970" in loop_html.page(status, [], pages={}, forms=FORMS)
+    assert window_name(far_ms) == UNDATED
 
 
 @given(EVIL, EVIL, EVIL)

@@ -70,3 +70,20 @@ def test_what_a_killed_attempt_left_goes_with_the_next_one_and_nothing_else_does
     left.mkdir(parents=True)
     training_work.keep(folder, made)
     assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("order_id", ["..", ".", "../../other", "/srv/data", "v0001", "x" * 128])
+def test_no_order_names_a_folder_of_its_choice(
+    made: TrainingSet, tmp_path: Path, order_id: str
+) -> None:
+    """What lies at `place` is deleted, and the id came from a topic."""
+    version = tmp_path / "models" / "flights" / "v0001"
+    version.mkdir(parents=True)
+    home = version.parent
+    folder = training_work.place(tmp_path / "models", "flights", order_id)
+    assert folder.parent == home / training_work.FOLDER
+    assert folder.resolve().parent == folder.parent.resolve()
+    training_work.keep(folder, made)
+    training_work.forget(folder)
+    assert training_work.building(home, order_id).parent == home
+    assert version.exists()

@@ -74,7 +74,7 @@ def _linked_folder(_: Signer, folder: Path, __: Path) -> None:
 
 
 def _unsigned(_: Signer, folder: Path, __: Path) -> None:
-    signature.withdraw(folder)
+    signature.path_of(folder).unlink()
 
 
 def _forgery(_: Signer, folder: Path, __: Path) -> None:

@@ -39,6 +39,16 @@ def test_what_is_no_version_has_no_path(registry: Registry, version: str) -> Non
         registry.path(MODEL, version)
 
 
+@pytest.mark.parametrize("model", ["../flights", "flights/../../flights", "flights/.", "/", ""])
+def test_what_is_no_model_has_no_path(registry: Registry, tmp_path: Path, model: str) -> None:
+    model_folders.write(tmp_path / "inner", "v0001")
+    inner = Registry(tmp_path / "inner")
+    assert inner.path(MODEL, "v0001").exists()
+    for name in (model, str(registry.models_dir / MODEL)):
+        with pytest.raises(UnknownVersion, match="wanted a trained version"):
+            inner.path(name, "v0001")
+
+
 def test_a_changed_byte_is_found(registry: Registry) -> None:
     path = registry.path(MODEL, "v0001") / "model.onnx"
     content = bytearray(path.read_bytes())

@@ -3,14 +3,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.manifest import MANIFEST_FILE, MODEL_FILE
-from serving import runtime, signature
+from schemas.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, file_digest
+from serving import manifest, runtime, signature
 from serving.manifest import ModelRefused
 from serving.registry import Registry
 from serving.signer import SIGNED_FILE, Signer
@@ -124,3 +125,56 @@ def test_only_what_was_verified_is_signed(signer: Signer) -> None:
     with pytest.raises(ModelRefused, match="the digest"):
         signer.sign(MODEL, "v0002", by="a person", reason="?", digest="0" * 64)
     assert signature.path_of(folder_of(signer)).read_bytes() == before
+
+
+def swap_manifest(folder: Path) -> None:
+    """Another threshold for the same files."""
+    path = folder / MANIFEST_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"threshold": 0.01}))
+
+
+def swap_all(folder: Path) -> None:
+    """Another model, and a manifest that agrees with it."""
+    flip(folder / MODEL_FILE, 100)
+    path = folder / MANIFEST_FILE
+    said = json.loads(path.read_text())
+    said["files"][MODEL_FILE] = file_digest(folder / MODEL_FILE)
+    path.write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["by a person", "with the digest"])
+@pytest.mark.parametrize("swap", [swap_manifest, swap_all])
+def test_what_is_swapped_after_it_was_verified_is_never_signed(
+    signer: Signer, swap: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch, *, told: bool
+) -> None:
+    """Whoever may write to the folder waits for the moment. The signature of before stays in its place all the time."""
+    folder, verify = folder_of(signer), manifest.verify
+    digest = signer.registry.digest(MODEL, "v0001") if told else None
+    place = signature.path_of(folder)
+    before, recorded = place.stat(), signer.record(MODEL, "v0001")
+
+    def verify_and_swap(folder: Path, said: Manifest) -> None:
+        verify(folder, said)
+        swap(folder)
+
+    with monkeypatch.context() as moment:
+        moment.setattr(manifest, "verify", verify_and_swap)
+        with pytest.raises(ModelRefused, match="they changed while they were signed"):
+            signer.sign(MODEL, "v0001", by="a person", reason="?", digest=digest)
+    after = place.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert signer.record(MODEL, "v0001") == recorded
+    assert sorted(path.name for path in folder.parent.iterdir()) == [
+        *("v0001", "v0001.sig", "v0002", "v0002.sig")
+    ]
+    with pytest.raises(ModelRefused):
+        load(signer)
+
+
+def test_a_line_that_a_crash_tore_costs_no_other(signer: Signer) -> None:
+    with (signer.key.path.parent / SIGNED_FILE).open("ab") as file:
+        file.write(b'{"signed_ms": 1, "mod')
+    signer.sign(MODEL, "v0001", by="a person", reason="after the crash")
+    assert [said["reason"] for said in signer.record(MODEL, "v0001")] == [
+        *("a test", "after the crash")
+    ]
