@@ -75,9 +75,14 @@ def first(rows: pa.Table) -> pa.Table:
     return kept.rename_columns({f"{name}_first": name for name in others})
 
 
-def contradicted(lake: Scans, case: str, *, since_ms: int | None = None) -> int:
-    """Of how many requests there are outcomes that contradict each other."""
+def contradicted(
+    lake: Scans, case: str, *, since_ms: int | None = None, among: pa.Table | None = None
+) -> int:
+    """Of how many requests, of those in `among` where it is given, there are outcomes that contradict each other."""
     table = table_of(case)[f"{case}.outcomes"].table
     outcomes = lake.scan(table, since_ms=since_ms, columns=("request_id", "late"))
+    if among is not None:
+        asked = among["request_id"].combine_chunks().cast(outcomes["request_id"].type)
+        outcomes = outcomes.filter(pc.is_in(outcomes["request_id"], value_set=asked))
     labels = outcomes.group_by("request_id").aggregate([("late", "count_distinct")])
     return int(pc.sum(pc.greater(labels["late_count_distinct"], 1)).as_py() or 0)

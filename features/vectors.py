@@ -152,6 +152,22 @@ class VectorReader:
         """The latest event time seen by any view; None before the first event."""
         return self._rings.clock()
 
+    def clocks_ms(self) -> dict[str, int]:
+        """View → the time of its newest event; without those that have seen none, or that no stream writes.
+
+        Raises:
+            OnlineStoreUnavailable: the store did not answer in time.
+        """
+        held = self._rings.clocks()
+        stored = {reader.view.name: reader.versioned for reader in self._views}
+        stored |= {reader.view.name: reader.view.stored for reader in self._row_views}
+        return {view: held[name] for view, name in stored.items() if name in held}
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views, in the order of the columns of `age_ms`."""
+        return self._view_names
+
     def own_events(self) -> OwnEvents:
         """An empty memory of the requests that are feature events of this service's views."""
         return OwnEvents(reader.view for reader in self._views)

@@ -12,6 +12,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from infra import loop_words
+from infra.by_option import said_by
 from monitoring import brake, loop_html
 from monitoring.loop_status import loop_status
 from monitoring.report_index import window_name
@@ -115,7 +116,7 @@ class Desk:
                 settings.kafka,
                 settings.case,
                 reason=reason,
-                decided_by=by or "operator",
+                decided_by=said_by(by),
                 canary=form.get("canary"),
             )
             return f"epoch {ended.epoch}: champion {ended.champion} ({ended.decided_by}: {ended.reason})"

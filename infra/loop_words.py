@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
 from typing import TYPE_CHECKING
 
 from infra import atomic_file
+from infra.by_option import said_by
 from infra.time_option import AGO, time_option
 from infra.workers import report_path
 from monitoring import brake
@@ -59,7 +59,7 @@ def pull(
         NotATime: `until` is none.
         ControlLogUnavailable: Kafka did not take it.
     """
-    word = brake.Word(kind, by or getpass.getuser(), reason, order, *_end(until))
+    word = brake.Word(kind, said_by(by), reason, order, *_end(until))
     return brake.pull(settings.kafka, settings.case, policy_of(settings), word, clock_ms(settings))
 
 

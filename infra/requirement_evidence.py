@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
     Floats = NDArray[np.float64]
+    Ints = NDArray[np.int64]
 
 # A request may still be answered, or its result archived.
 SETTLED_MS = 30_000
@@ -49,9 +50,12 @@ def evidence(settings: Settings, since_ms: int) -> Evidence:
     release = release_log.current(settings.kafka, case)
     champion = release.champion if release else ""
     scores, labels = _outcomes(lake, case, champion, since_ms)
+    asked_at_ms, latencies_ms = _latencies(requests, results, case)
+    seconds, counts = _by_second(requests)
     return Evidence(
-        latencies_ms=_latencies_ms(requests, results, case),
-        busiest_rows_per_s=_busiest(requests),
+        latencies_ms=latencies_ms,
+        rows_per_s=counts[np.searchsorted(seconds, asked_at_ms // 1_000)],
+        busiest_rows_per_s=int(counts.max()) if len(counts) else None,
         requests=len(settled),
         answered=pc.sum(pc.is_in(settled["request_id"], _ids(answered))).as_py() or 0,
         champion=champion,
@@ -85,7 +89,8 @@ def _ids(rows: pa.Table) -> pa.Array:
     return ids if len(ids) else pa.array([], pa.string())
 
 
-def _latencies_ms(requests: pa.Table, results: pa.Table, case: str) -> Floats:
+def _latencies(requests: pa.Table, results: pa.Table, case: str) -> tuple[Ints, Floats]:
+    """When each interactive request came that was answered, and how long its answer took."""
     lane = topics.lanes(case)[0].name
     asked = requests.filter(pc.equal(requests["kafka_topic"], lane))
     asked = (
@@ -95,17 +100,13 @@ def _latencies_ms(requests: pa.Table, results: pa.Table, case: str) -> Floats:
     )
     given = results.select(["request_id", "ingest_ms"])
     both = given.join(asked, "request_id", join_type="inner")
-    took: Floats = np.subtract(
-        both["ingest_ms"].to_numpy(), both["ingest_ms_min"].to_numpy(), dtype=np.float64
-    )
-    return took
+    at_ms = both["ingest_ms_min"].to_numpy()
+    return at_ms, np.subtract(both["ingest_ms"].to_numpy(), at_ms, dtype=np.float64)
 
 
-def _busiest(requests: pa.Table) -> int | None:
-    if not len(requests):
-        return None
-    seconds = requests["ingest_ms"].to_numpy() // 1_000
-    return int(np.unique(seconds, return_counts=True)[1].max())
+def _by_second(requests: pa.Table) -> tuple[Ints, Ints]:
+    """The seconds in which requests were received, in order, and how many in each."""
+    return np.unique(requests["ingest_ms"].to_numpy() // 1_000, return_counts=True)
 
 
 def _outcomes(lake: Lake, case: str, champion: str, since_ms: int) -> tuple[Floats, Floats]:

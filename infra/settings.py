@@ -59,7 +59,6 @@ class LocalSettings(BaseModel):
     ray_port: int = Field(default=0, ge=0, le=65_535)
     dashboard_port: int = Field(default=0, ge=0, le=65_535)
     http_port: int = Field(default=0, ge=0, le=65_535)
-    faust_port: int = Field(default=0, ge=0, le=65_535)
     kafka_heap_mb: int = Field(default=512, ge=128)
     flink_slots: int = Field(default=8, ge=1)
     flink_jobmanager_mb: int = Field(default=1_000, ge=700)

@@ -107,7 +107,7 @@ WORKERS: tuple[Entry, ...] = (
         ("kafka", "monitoring", "serving.models_dir"),
         ("topics",),
     ),
-    Entry("guard", "monitoring.guard_worker:run", ("kafka", "monitoring"), ("topics",)),
+    Entry("guard", "monitoring.guard_worker:run", ("kafka",), ("topics",)),
     Entry("auditor", "monitoring.auditor:run", ("kafka",), ("topics",)),
 )
 

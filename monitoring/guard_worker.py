@@ -21,7 +21,6 @@ from schemas.control_log import ControlLog
 
 if TYPE_CHECKING:
     from monitoring.policy import Policy
-    from monitoring.settings import MonitoringSettings
     from schemas.settings import KafkaSettings
     from schemas.worker import WorkerContext
 
@@ -34,7 +33,7 @@ EARLY_ROWS_MAX = 100_000
 log = structlog.get_logger()
 
 
-def run(ctx: WorkerContext, kafka: KafkaSettings, monitoring: MonitoringSettings) -> None:  # noqa: ARG001
+def run(ctx: WorkerContext, kafka: KafkaSettings) -> None:
     """Judge canaries until `ctx.stop` is set. The topics of the use case must exist.
 
     Raises:

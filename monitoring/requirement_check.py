@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from schemas.requirements import Accuracy, Freshness, Latency, Requirements
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 # A 99th percentile of fewer is the greatest or the one after.
 LATENCIES_MIN = 200
@@ -47,6 +48,7 @@ class Evidence:
 
     Attributes:
         latencies_ms: Of interactive requests: from the broker's stamp of the request to that of its result.
+        rows_per_s: For each of those, how many requests of any lane were received in its second.
         busiest_rows_per_s: Requests received in the busiest second; None without requests.
         requests: How many are old enough to have been answered.
         answered: How many of those a model or the fallback has answered.
@@ -58,6 +60,7 @@ class Evidence:
     """
 
     latencies_ms: Floats
+    rows_per_s: Ints
     busiest_rows_per_s: int | None
     requests: int
     answered: int
@@ -73,7 +76,8 @@ def check(signed: Requirements, seen: Evidence) -> tuple[Finding, ...]:
     """Every requirement that was signed off, in the order of the file."""
     findings: list[Finding] = []
     if signed.latency is not None:
-        findings += _latency(signed.latency, seen)
+        ceiling = signed.throughput.ceiling_rows_per_s if signed.throughput else np.inf
+        findings += _latency(signed.latency, seen, ceiling)
     if signed.throughput is not None:
         ceiling, busiest = signed.throughput.ceiling_rows_per_s, seen.busiest_rows_per_s
         verdict = _verdict(busiest, met=busiest is not None and busiest <= ceiling)
@@ -104,13 +108,16 @@ def exit_code(findings: tuple[Finding, ...]) -> int:
     return 2 if Met.NO_EVIDENCE in verdicts else 0
 
 
-def _latency(signed: Latency, seen: Evidence) -> Iterator[Finding]:
-    rows = len(seen.latencies_ms)
+def _latency(signed: Latency, seen: Evidence, ceiling_rows_per_s: float) -> Iterator[Finding]:
+    """Of what was asked in seconds up to the ceiling: beyond it no latency is owed."""
+    owed = seen.latencies_ms[seen.rows_per_s <= ceiling_rows_per_s]
+    rows, beyond = len(owed), len(seen.latencies_ms) - len(owed)
     for percent, bound in ((95, signed.p95_ms), (99, signed.p99_ms)):
         enough = rows >= LATENCIES_MIN
-        value = float(np.percentile(seen.latencies_ms, percent)) if enough else None
+        value = float(np.percentile(owed, percent)) if enough else None
         verdict = _verdict(value, met=value is not None and value <= bound)
         said = f"{rows:,} answers" if enough else f"{rows:,} answers of {LATENCIES_MIN} wanted"
+        said += f"; {beyond:,} asked above the ceiling left out" if beyond else ""
         yield Finding(f"latency.p{percent}_ms", verdict, bound, value, rows, said)
 
 

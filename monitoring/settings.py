@@ -16,6 +16,5 @@ class MonitoringSettings(BaseModel):
 
     reports_dir: str = ".headrace/reports"
     faust_dir: str = ".headrace/faust"
-    faust_port: int = 6066
     unlabelled_keep_days: float = Field(default=7.0, gt=0)
     unlabelled_rows_max: int = Field(default=250_000, ge=1)

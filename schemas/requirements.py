@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from datetime import date
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,7 +44,7 @@ class Latency(_Part):
 
 
 class Throughput(_Part):
-    """The most that is asked in a second; beyond it the latency is not owed."""
+    """The most that is asked in a second; for requests of a second beyond it the latency is not owed."""
 
     ceiling_rows_per_s: Positive
 
@@ -60,11 +61,22 @@ class Accuracy(_Part):
         return value >= self.value if self.metric in HIGHER_IS_BETTER else value <= self.value
 
 
+class Stale(StrEnum):
+    """What becomes of a request while a view is older than its bound: its result says so, and who answers it."""
+
+    MARK = "mark"
+    FALLBACK = "fallback"
+
+
 class Freshness(_Part):
-    """How old the newest event that a view has seen may be, in seconds: of all views of windows, and of single ones."""
+    """How old the newest event that a view has seen may be, in seconds: of all views of windows, and of single ones.
+
+    Results of requests beyond that are marked. `stale` says who answers them: the model all the same, or the use case's rule.
+    """
 
     s: Positive | None = None
     views: dict[str, Positive] = Field(default_factory=dict)
+    stale: Stale = Stale.MARK
 
     @model_validator(mode="after")
     def _says_something(self) -> Freshness:
@@ -74,7 +86,10 @@ class Freshness(_Part):
 
 
 class Availability(_Part):
-    """The share of requests that are answered in time, by a model or by the fallback."""
+    """The share of requests that a model or the fallback answers, and not those that expire at their deadline.
+
+    How soon they are answered is the latency's to say.
+    """
 
     share: Share
 

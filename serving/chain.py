@@ -56,6 +56,13 @@ def unasked(arms: Sequence[Arm], serving: Serving, reason: str, detail: str) -> 
     return replies
 
 
+def withheld(arm: Arm, serving: Serving, reason: str) -> Reply:
+    """A model's answer is not to be used; who withholds it says why."""
+    reply = answering(arm, serving)
+    reply.fell = reason
+    return reply
+
+
 def replies(
     rows: Matrix,
     arms: Sequence[Arm],

@@ -7,6 +7,7 @@
 | `FALLBACKS` | who answers for a model that cannot, in order | all of `Fallback` |
 | `PREDICT_MS_MAX` | how long a model may take for a batch | 1,000 |
 | `BREAKER` | when a version is no longer asked | `BreakerPolicy()` |
+| `FRESH_S` | view → how many seconds an entity's newest event may lie back, beyond which results are marked | no view |
 | `TIERS` | estimator → where its versions run (`serving.tiers`) | on the CPU |
 | `fallback`, `FALLBACK_THRESHOLD` | the rule's score, and from where its label is true | needed where the rule is |
 """
@@ -20,6 +21,7 @@ from math import isfinite
 
 from schemas import usecase
 from schemas.errors import HeadraceError
+from schemas.requirements import Stale
 from serving.asking import PREDICT_MS_MAX
 from serving.breaker import BreakerPolicy
 from serving.output_contract import Monotone, OutputContract, ScoreRule
@@ -49,14 +51,16 @@ class Declared:
     rule: Callable[..., float] | None
     threshold: float
     tiers: Mapping[str, Tier]
+    fresh_s: Mapping[str, float]
 
 
-def declared(case: str, columns: Sequence[str]) -> Declared:
+def declared(case: str, columns: Sequence[str], stale: Stale = Stale.MARK) -> Declared:
     """What the use case declares.
 
     Args:
         case: The use case.
         columns: The columns of the models' input matrix, which rules may name.
+        stale: What its requirements say of stale features; only a use case with a rule can have that answer.
 
     Raises:
         BadDeclaration, BadContract, BadPolicy: It cannot be meant.
@@ -76,9 +80,19 @@ def declared(case: str, columns: Sequence[str]) -> Declared:
     breaker = getattr(module, "BREAKER", BreakerPolicy())
     if not isinstance(breaker, BreakerPolicy):
         raise _bad(where, "BREAKER", "a BreakerPolicy", breaker)
+    if stale is Stale.FALLBACK and Fallback.RULE not in fallbacks:
+        wanted = "the rule among them, which its requirements want to answer for stale features"
+        raise _bad(where, "FALLBACKS", wanted, fallbacks)
     contract = _contract(where, module, tuple(columns))
     return Declared(
-        contract, fallbacks, float(longest_ms), breaker, rule, float(threshold), tiers(case)
+        contract,
+        fallbacks,
+        float(longest_ms),
+        breaker,
+        rule,
+        float(threshold),
+        tiers(case),
+        _fresh_s(where, getattr(module, "FRESH_S", {})),
     )
 
 
@@ -135,6 +149,15 @@ def _fallbacks(where: str, given: object) -> tuple[Fallback, ...]:
     if list(chosen) != [f for f in Fallback if f in chosen]:
         raise _bad(where, "FALLBACKS", wanted, given)
     return chosen
+
+
+def _fresh_s(where: str, given: object) -> Mapping[str, float]:
+    if not isinstance(given, Mapping) or not all(
+        isinstance(view, str) and _is_number(limit_s) and limit_s > 0
+        for view, limit_s in given.items()
+    ):
+        raise _bad(where, "FRESH_S", "a mapping of views to seconds above 0", given)
+    return given
 
 
 def _is_number(value: object) -> bool:

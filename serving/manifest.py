@@ -7,9 +7,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from schemas.errors import HeadraceError
-from schemas.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, file_digest, folder_digest
+from schemas.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, file_digest
 
-__all__ = ["Manifest", "ModelRefused", "content", "digest", "parse", "read", "verify"]
+__all__ = ["Manifest", "ModelRefused", "content", "parse", "read", "verify"]
 
 # ONNX may keep large weights beside the graph, and a card is for people; no other suffix has a reason to be in a model folder.
 SUFFIXES = frozenset({".onnx", ".json", ".parquet", ".data", ".md"})
@@ -63,11 +63,6 @@ def _none(folder: Path, error: Exception) -> ModelRefused:
         came=str(error)[:_DETAIL_CHARS_MAX],
         mend=_TRAIN_AGAIN,
     )
-
-
-def digest(folder: Path) -> str:
-    """The identity of a version: the sha256 of its manifest, which holds those of all its files."""
-    return folder_digest(folder)
 
 
 def verify(folder: Path, manifest: Manifest) -> None:

@@ -242,6 +242,7 @@ class Showing:
             self._woken.clear()
             picture = self._wanted
             if self._mlflow.lost:
+                self._shown = None
                 self._fail("its file is gone; admission fills a new one when it starts anew")
                 continue
             if self._stop.is_set() or picture is None or picture == self._shown:

@@ -37,10 +37,6 @@ class Registry:
         """The finished versions, oldest first."""
         return naming.versions(self.models_dir, model)
 
-    def next_version(self, model: str) -> str:
-        """The name that the next version should be renamed to."""
-        return naming.next_version(self.models_dir, model)
-
     def path(self, model: str, version: str) -> Path:
         """The version's folder.
 

@@ -18,7 +18,7 @@ from schemas.decoding import Refusal, decode
 from schemas.envelope import headers
 from schemas.errors import HeadraceError
 from schemas.settings import KafkaSettings
-from serving.releases import ReleaseState, promoted, resumed, rolled_back
+from serving.releases import ReleaseState, resumed, rolled_back
 
 TOPIC = "control.releases"
 TIMEOUT_S = 10.0
@@ -111,14 +111,6 @@ def first(case: str, model: str, champion: str, *, event_time_ms: int, decided_b
         reason="the first champion",
         decided_by=decided_by,
     )
-
-
-def promote(
-    kafka: KafkaSettings, case: str, *, reason: str, decided_by: str = "operator"
-) -> Release:
-    """Make the canary in force the champion, and say what was published."""
-    now = _in_force(kafka, case)
-    return _published(kafka, promoted(now, **stamp(now, reason, decided_by)))
 
 
 def rollback(

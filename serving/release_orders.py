@@ -10,7 +10,7 @@ from serving.manifest import ModelRefused
 from serving.registry import Registry, UnknownVersion
 from serving.release_log import ReleaseRefused, stamp
 from serving.release_watch import check_field
-from serving.releases import with_canary, with_pin, with_rule, with_shadow
+from serving.releases import promoted, with_canary, with_pin, with_rule, with_shadow
 from serving.trust import Trust
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Orders:
         serving: ServingSettings,
         case: str,
         *,
-        decided_by: str = "operator",
+        decided_by: str,
     ) -> None:
         self._kafka, self._stores, self._case = kafka, stores, case
         self._registry = Registry(Path(serving.models_dir))
@@ -70,6 +70,20 @@ class Orders:
         return self._publish(
             with_canary(now, candidate=version, share=share, salt=salt, **self._stamp(now, reason))
         )
+
+    def promote(self, reason: str) -> Release:
+        """Make the canary in force the champion.
+
+        Trap: a canary may have answered and not be loaded any more, because its key was revoked or its folder changed.
+
+        Raises:
+            ReleaseRefused: There is no canary, or it cannot serve.
+        """
+        now = self._now()
+        if now.canary is None:
+            raise self._refused("a canary in force", f"{now.champion} answers alone")
+        self._check_serves(now, now.canary)
+        return self._publish(promoted(now, **self._stamp(now, reason)))
 
     def shadow(self, version: str | None, reason: str) -> Release:
         """Let a version score beside those that answer, into `<case>.shadow`; None ends it.

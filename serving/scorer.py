@@ -24,12 +24,13 @@ from features.rings import OnlineStoreUnavailable
 from features.settings import StoreSettings
 from features.vectors import VectorReader, Vectors
 from features.views import Plan
-from schemas import topics, usecase
+from schemas import requirements, topics, usecase
 from schemas.decoding import Refusal, decode
 from schemas.envelope import REQUEST_DIGEST, header, raw_headers
 from schemas.errors import HeadraceError
 from schemas.events import Event
 from schemas.quarantine import dead_letter
+from schemas.requirements import Stale
 from schemas.results import Status
 from schemas.settings import KafkaSettings
 from schemas.timed_calls import TimedCalls
@@ -45,6 +46,7 @@ from serving.release_watch import ReleaseWatch
 from serving.scoring import Answer, Batch, Rules, Serving
 from serving.settings import ServingSettings
 from serving.slot_producer import Outgoing
+from serving.staleness import Staleness, limits_ms
 from serving.stopwatch import Took
 from serving.tiers import Placing
 from serving.trust import Trust
@@ -95,7 +97,11 @@ class Scorer:
         self._reader = VectorReader(stores, plan, contracts.SERVICE)
         self._own = self._own_reader()
         self._join_keys = self._reader.entity_columns
-        declares = declared(case, self._expected.inputs)
+        signed = requirements.load(case)
+        self._freshness = signed.freshness if signed else None
+        stale = self._freshness.stale if self._freshness else Stale.MARK
+        self._staleness = self._new_staleness(plan)
+        declares = declared(case, self._expected.inputs, stale)
         self._placing = Placing(
             declares.tiers,
             runtime.available(),
@@ -117,7 +123,8 @@ class Scorer:
             fallback=declares.rule,
             threshold=declares.threshold,
             fallbacks=declares.fallbacks,
-            fresh_ms=_fresh_ms(plan, getattr(rules, "FRESH_S", {})),
+            fresh_ms=_fresh_ms(plan, declares.fresh_s),
+            stale=stale,
         )
         self._deadline_ms: int | None = getattr(rules, "DEADLINE_MS", None)
         self._recent = Recent(settings.recent_ids)
@@ -217,6 +224,11 @@ class Scorer:
         events = self._reader.own_events()
         return OwnReader(self._kafka, self._case, self._contract, events, self._settings)
 
+    def _new_staleness(self, plan: Plan) -> Staleness:
+        windowed = [view.name for view in plan.service_views(self._reader.service.name)]
+        limits = limits_ms(self._freshness, windowed)
+        return Staleness(self._reader.views, limits, self._reader.clocks_ms)
+
     def _follow_plan(self) -> None:
         """Read what the plan says now; a look at it costs microseconds.
 
@@ -243,6 +255,7 @@ class Scorer:
         self._reader.close()
         self._reader = reader
         self._own = self._own_reader()
+        self._staleness = self._new_staleness(plan)
 
     def _turn(self, channel: Channel, serving: Serving) -> None:
         self._follow_plan()
@@ -332,7 +345,7 @@ class Scorer:
             return []
         events = [event for _, event in requests]
         with took.reading():
-            vectors, why = self._vectors(requests)
+            vectors, stale, why = self._vectors(requests)
         batch = Batch(
             requests=events,
             traceparents=[header(message, "traceparent") for message, _ in requests],
@@ -340,14 +353,17 @@ class Scorer:
             read_at_ms=vectors.read_at_ms if vectors else _now_ms(),
             why=why,
             took=took,
+            stale=stale,
         )
         timed = replace(serving, models=took.timed(serving.models))
         return scoring.answer(batch, timed, self._rules, _now_ms, self._asking)
 
-    def _vectors(self, requests: list[tuple[Message, Event]]) -> tuple[Vectors | None, str]:
-        """The features of a batch, or why there are none."""
+    def _vectors(
+        self, requests: list[tuple[Message, Event]]
+    ) -> tuple[Vectors | None, Mapping[int, tuple[str, ...]], str]:
+        """The features of a batch and, by row, the reasons why they are stale; or why there are none."""
         if time.monotonic() < self._store_retry_at_s:
-            return None, "the online store did not answer a moment ago"
+            return None, {}, "the online store did not answer a moment ago"
         events = [event for _, event in requests]
         entities = {name: [getattr(event, name) for event in events] for name in self._join_keys}
         read = {name: [getattr(e, name) for e in events] for name in self._reader.request_columns}
@@ -358,13 +374,14 @@ class Scorer:
             # The wait comes out of the budget of a takeover, once; after that, what is missing is marked.
             while _unsettled(vectors) and self._own.may_wait():
                 vectors = self._reader.read(entities, as_of_ms, own, read)
+            stale = self._staleness.marks(vectors, as_of_ms)
         except OnlineStoreUnavailable as error:
             self._store_retry_at_s = time.monotonic() + STORE_RETRY_S
             self._counts["store_failures"] += 1
             log.warning("scorer.store", error=str(error))
-            return None, str(error)
+            return None, {}, str(error)
         self._reader.prune(self._own.events)
-        return vectors, ""
+        return vectors, stale, ""
 
     def _outgoing(
         self,
@@ -413,9 +430,9 @@ class Scorer:
         )
 
 
-def _fresh_ms(plan: Plan, fresh_s: Mapping[str, int]) -> dict[str, int]:
+def _fresh_ms(plan: Plan, fresh_s: Mapping[str, float]) -> dict[str, int]:
     """The use case's limits of age; a limit of a view that nobody has is a mistake, and raises `UnknownDefinition`."""
-    return {plan.view(view).name: limit_s * 1000 for view, limit_s in fresh_s.items()}
+    return {plan.view(view).name: int(limit_s * 1000) for view, limit_s in fresh_s.items()}
 
 
 def _unsettled(vectors: Vectors) -> bool:

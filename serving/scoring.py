@@ -14,12 +14,14 @@ from features.inputs import exact
 from features.ring import NO_RING_AGE_MS
 from schemas.decoding import Refusal
 from schemas.envelope import child_traceparent, new_traceparent
+from schemas.requirements import Stale
 from schemas.results import Route, Status
 from serving import chain
 from serving.asking import Asked, Asking, Predictor
 from serving.chain import Reply
 from serving.declared import Fallback
 from serving.output_contract import Matrix
+from serving.staleness import STALE
 from serving.stopwatch import Took
 
 if TYPE_CHECKING:
@@ -29,9 +31,8 @@ if TYPE_CHECKING:
     from schemas.inputs import RequestInput
     from serving.releases import Arm, ReleaseState
 
-# What a result may say against its own features; and in its reasons, that they are older than the use case's limit.
+# What a result may say against its own features; that they are stale it says in its reasons.
 MARKS = ("ahead", "unsettled")
-STALE = "stale"
 _DETAIL_CHARS_MAX = 200
 # NaN is written as null, which is what a missing value is in a result.
 _ENCODER = msgspec.json.Encoder()
@@ -77,7 +78,8 @@ class Rules:
         fallback: `(request, features) -> score`, for requests that no model can answer; None where nobody is to.
         threshold: The score from which the fallback's label is true.
         fallbacks: Who answers where a model does not, in order.
-        fresh_ms: View → the age above which its features are stale; views without one never are.
+        fresh_ms: View → the age above which an entity's features are stale; views without one never are.
+        stale: Who answers where features are stale.
     """
 
     inputs: tuple[RequestInput, ...]
@@ -86,11 +88,15 @@ class Rules:
     threshold: float
     fallbacks: tuple[Fallback, ...] = tuple(Fallback)
     fresh_ms: Mapping[str, int] = field(default_factory=dict)
+    stale: Stale = Stale.MARK
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Requests of one poll, all lists alike long; `vectors` is None when the store did not answer, and `why` says so."""
+    """Requests of one poll, all lists alike long; `vectors` is None when the store did not answer, and `why` says so.
+
+    `stale` holds the reasons of rows whose views are behind as a whole (`serving.staleness`).
+    """
 
     requests: Sequence[Event]
     traceparents: Sequence[str | None]
@@ -98,6 +104,7 @@ class Batch:
     read_at_ms: int
     why: str = ""
     took: Took = field(default_factory=Took)
+    stale: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,8 +151,10 @@ def answer(
     out: list[Answer | Refusal] = []
     for row, reply in enumerate(replies):
         base = rows.base(row, serving, scored_at_ms)
-        result = base | _replied(reply, serving)
         stale = rows.stale(row)
+        if stale and reply.answered and rules.stale is Stale.FALLBACK:
+            reply = chain.withheld(arms[row], serving, STALE)  # noqa: PLW2901 - in its place
+        result = base | _replied(reply, serving)
         result["reasons"] = (*result["reasons"], *stale)
         if not reply.answered:
             refusal = _fall_back(result, batch.requests[row], rows.features(row), rules)
@@ -248,12 +257,13 @@ class _Rows:
         self._fresh_ms = [rules.fresh_ms.get(view, inf) for view in self.views]
 
     def stale(self, row: int) -> tuple[str, ...]:
-        """A reason for each view whose newest event is older than the use case's limit, as of the request."""
-        return tuple(
+        """A reason for each view that is behind, or whose newest event of the entity is older than the use case's limit."""
+        own = tuple(
             f"{STALE}: {view} is {age / 1000:.0f} s old, {limit_ms / 1000:.0f} s are the limit"
             for view, age, limit_ms in zip(self.views, self.ages[row], self._fresh_ms, strict=True)
             if age > limit_ms
         )
+        return (*self.batch.stale.get(row, ()), *own)
 
     def base(self, row: int, serving: Serving, scored_at_ms: int) -> dict[str, Any]:
         """What a result says whoever answers."""

@@ -65,14 +65,16 @@ def accuracy(
         fields=fields,
     )
     progress(f"judging {rows.num_rows:,} answers")
-    if changed := contradicted(lake, settings.case, since_ms=since_ms):
+    changed = contradicted(lake, settings.case, since_ms=since_ms, among=rows)
+    if changed and not as_json:
         typer.echo(
             f"{changed:,} requests have outcomes that contradict each other: the first received counts",
             err=True,
         )
     scores = scorecard(_told_apart(rows, names)) if rows.num_rows else ()
     if as_json:
-        print_json([dataclasses.asdict(score) for score in scores])
+        groups = [dataclasses.asdict(score) for score in scores]
+        print_json({"contradicted": changed, "groups": groups})
     elif scores:
         _print(names, scores)
     else:

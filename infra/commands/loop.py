@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from infra.by_option import BY
 from infra.json_print import print_json
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ app = typer.Typer(name="loop", no_args_is_help=True)
 
 DAY_MS = 86_400_000
 ORDERED = ("paused", "proposed", "retraining")
-BY = typer.Option("", "--by", help="Who says so; the user of this shell where not given.")
 AS_JSON = typer.Option(False, "--json", help="As JSON.")
 ORDER = typer.Argument(help="As `headrace loop status` shows it.")
 
@@ -33,6 +33,8 @@ def status(
 
     Example: headrace loop status --alerts 10
     """
+    import dataclasses
+
     from infra import loop_words
     from infra.settings import Settings
     from infra.stderr_log import log_to_stderr
@@ -46,11 +48,12 @@ def status(
         entries = control.read_all()
     now_ms = brake.clock_ms(entries, loop_words.clock_ms(settings))
     told = loop_status(settings.case, entries, loop_words.policy_of(settings), now_ms, alerts)
+    doing = loop_words.training(settings)
     if as_json:
-        print_json(told)
+        print_json({**dataclasses.asdict(told), "training": doing or None})
         return
     typer.echo("\n".join(_lines(told)))
-    if doing := loop_words.training(settings):
+    if doing:
         typer.echo(f"the trainer is at: {doing}")
 
 

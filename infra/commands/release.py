@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from infra.by_option import BY, said_by
+from infra.json_print import print_json
+
 if TYPE_CHECKING:
     from schemas.control import Release, Verdict
     from schemas.control_log import Entry
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="release", no_args_is_help=True)
 
 REASON = typer.Option("by command", "--reason", help="Kept with the release, for who asks later.")
-BY = typer.Option("operator", "--by", help="Who decides; kept with the release.")
+AS_JSON = typer.Option(False, "--json", help="As JSON.")
 OFF = typer.Option(False, "--off", help="End it.")
 RULES = ("never", "only", "split")
 PINS_SHOWN = 10
@@ -24,7 +27,7 @@ PINS_SHOWN = 10
 def list_releases(
     *,
     history: int = typer.Option(0, min=0, help="Also the newest N releases and verdicts."),
-    as_json: bool = typer.Option(False, "--json", help="As JSON."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """The release in force: champion, canary and its share, shadow, pins, rules, who decided and why.
 
@@ -60,6 +63,8 @@ def canary(
     *,
     share: float = typer.Option(..., min=0, max=100, help="Per cent of the keys that it answers."),
     reason: str = REASON,
+    by: str = BY,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Let a version answer a share of the keys; again with another share to widen or narrow it.
 
@@ -68,24 +73,20 @@ def canary(
 
     Example: headrace release canary v0007 --share 5 --reason "the new device features"
     """
-    typer.echo(_said(_orders().canary(version, share / 100, reason)))
+    _tell(_orders(by).canary(version, share / 100, reason), as_json=as_json)
 
 
 @app.command("promote")
-def promote(reason: str = REASON) -> None:
+def promote(*, reason: str = REASON, by: str = BY, as_json: bool = AS_JSON) -> None:
     """Make the canary in force the champion, without waiting for the guard.
 
     Example: headrace release promote --reason "enough seen"
     """
-    from infra.settings import Settings
-    from serving import release_log
-
-    settings = Settings.load()
-    typer.echo(_said(release_log.promote(settings.kafka, settings.case, reason=reason)))
+    _tell(_orders(by).promote(reason), as_json=as_json)
 
 
 @app.command("rollback")
-def rollback(reason: str = REASON, by: str = BY) -> None:
+def rollback(*, reason: str = REASON, by: str = BY, as_json: bool = AS_JSON) -> None:
     """End the canary in force, and the pins to it. The champion is warm: it takes milliseconds.
 
     Example: headrace release rollback --reason "complaints" --by ann
@@ -94,12 +95,13 @@ def rollback(reason: str = REASON, by: str = BY) -> None:
     from serving import release_log
 
     settings = Settings.load()
-    ended = release_log.rollback(settings.kafka, settings.case, reason=reason, decided_by=by)
-    typer.echo(_said(ended))
+    who = said_by(by)
+    ended = release_log.rollback(settings.kafka, settings.case, reason=reason, decided_by=who)
+    _tell(ended, as_json=as_json)
 
 
 @app.command("resume")
-def resume(reason: str = REASON) -> None:
+def resume(*, reason: str = REASON, by: str = BY, as_json: bool = AS_JSON) -> None:
     """Ask the champion again that an incident has suspended. Another incident of it, of a later window, suspends it again.
 
     Example: headrace release resume --reason "the labels were wrong"
@@ -108,19 +110,26 @@ def resume(reason: str = REASON) -> None:
     from serving import release_log
 
     settings = Settings.load()
-    typer.echo(_said(release_log.resume(settings.kafka, settings.case, reason=reason)))
+    who = said_by(by)
+    resumed = release_log.resume(settings.kafka, settings.case, reason=reason, decided_by=who)
+    _tell(resumed, as_json=as_json)
 
 
 @app.command("shadow")
 def shadow(
-    version: str = typer.Argument("", help="The version."), *, off: bool = OFF, reason: str = REASON
+    version: str = typer.Argument("", help="The version."),
+    *,
+    off: bool = OFF,
+    reason: str = REASON,
+    by: str = BY,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Let a version score beside those that answer; its scores go to `<case>.shadow` and to nobody else.
 
     Example: headrace release shadow v0007
     """
     _one_of("VERSION", version, off=off)
-    typer.echo(_said(_orders().shadow(None if off else version, reason)))
+    _tell(_orders(by).shadow(None if off else version, reason), as_json=as_json)
 
 
 @app.command("pin")
@@ -130,13 +139,15 @@ def pin(
     key: str = typer.Option(..., help="The key of the requests: a card, an aircraft."),
     off: bool = OFF,
     reason: str = REASON,
+    by: str = BY,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Let a version answer one key, whatever the split and the rules say. Pinned answers are not the guard's to judge.
 
     Example: headrace release pin --key card17 v0007
     """
     _one_of("VERSION", version, off=off)
-    typer.echo(_said(_orders().pin(key, None if off else version, reason)))
+    _tell(_orders(by).pin(key, None if off else version, reason), as_json=as_json)
 
 
 @app.command("rule")
@@ -146,6 +157,8 @@ def rule(
     *,
     off: bool = OFF,
     reason: str = REASON,
+    by: str = BY,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Whom a canary may answer: a rule that goes before those that the use case declares.
 
@@ -162,20 +175,29 @@ def rule(
     if canary and canary not in RULES:
         raise typer.BadParameter(f"{canary!r} is none of never, only, split")
     chosen = None if off else CanaryRule(canary)
-    typer.echo(_said(_orders().rule(field, value, chosen, reason)))
+    _tell(_orders(by).rule(field, value, chosen, reason), as_json=as_json)
 
 
-def _orders() -> Orders:
+def _orders(by: str) -> Orders:
     from infra.settings import Settings
     from serving.release_orders import Orders
 
     settings = Settings.load()
-    return Orders(settings.kafka, settings.stores, settings.serving, settings.case)
+    return Orders(
+        settings.kafka, settings.stores, settings.serving, settings.case, decided_by=said_by(by)
+    )
 
 
 def _one_of(name: str, given: str, *, off: bool) -> None:
     if bool(given) == off:
         raise typer.BadParameter(f"either {name} or --off")
+
+
+def _tell(published: Release, *, as_json: bool) -> None:
+    if as_json:
+        print_json(published.model_dump(mode="json"))
+    else:
+        typer.echo(_said(published))
 
 
 def _said(release: Release) -> str:

@@ -26,6 +26,10 @@ _TROUBLES = {
 }
 # Of what the intake reports, the part that is told beside a view's job.
 _LATENESS = {"late_events": "late", "too_late_events": "too_late"}
+# Of a worker's report the first are told, and of the others these; what ends in `_error`, and what is behind, only where it is.
+FIRST_TOLD = 4
+_ALWAYS_TOLD = frozenset({"waiting", "evicted"})
+BEHIND = "registry_behind"
 KIB = 1024
 
 
@@ -157,8 +161,13 @@ def _words(row: Mapping[str, Any]) -> str:
         return ""
     age_s = max(0.0, time.time() - reported_ms / 1_000)
     # What is counted by view is told beside the view's job.
-    told = [f"{key} {value}" for key, value in report.items() if "." not in key]
-    words = ", ".join(told[:4])
+    told = [(key, value) for key, value in report.items() if "." not in key]
+    rest = [(key, value) for key, value in told[FIRST_TOLD:] if _matters(key, value)]
+    words = ", ".join(f"{key} {value}" for key, value in (*told[:FIRST_TOLD], *rest))
     if "refused" in report:
         words += f"; refused: {report['refused']}"
     return f"{words} ({age_s:.0f} s ago)"
+
+
+def _matters(key: str, value: object) -> bool:
+    return key in _ALWAYS_TOLD or bool(value and (key.endswith("_error") or key == BEHIND))

@@ -22,7 +22,6 @@ _PORTS = {
     "ray_port": ("ray", "serving", "ray_address"),
     "dashboard_port": ("ray", "serving", "dashboard_port"),
     "http_port": ("", "serving", "http_port"),
-    "faust_port": ("", "monitoring", "faust_port"),
 }
 
 

@@ -1,10 +1,10 @@
 """Features older than the use case's limit.
 
-Injected: the stream falls silent, while requests go on, from within the limit that the use case declares for the view to
-far behind it; stations fell silent at different times. Must hold: every result names the age of its features, exactly;
+Injected: the stream falls silent, while requests go on, from within the limit that the use case declares for an entity of the
+view to far behind it; stations fell silent at different times. Must hold: every result names the age of its features, exactly;
 it has the reason `stale` where the age is above the limit and only there; the declared policy is to score all the same,
-and the score is given; I1 to I6 and I8. Does not show: any other policy, for there is none yet: what is stale is said, and
-who may not use it must look.
+and the score is given; I1 to I6 and I8. Does not show: the other policy, the rule in the model's place
+(`tests/serving/test_scoring.py`), and the limit for a view as a whole (`tests/serving/test_staleness.py`).
 """
 
 from __future__ import annotations

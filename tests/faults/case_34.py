@@ -16,7 +16,6 @@ from pathlib import Path
 from monitoring import guard_worker
 from monitoring.policy import DAY_MS
 from monitoring.report_index import Line, lines_of
-from monitoring.settings import MonitoringSettings
 from schemas import topics
 from schemas.control import Alert, RetrainingOrder, Verdict, VerdictKind
 from schemas.results import Joined, Result, Status
@@ -175,7 +174,7 @@ def _silence(stage: Stage) -> None:
         return [one for one in found if one.case == case]
 
     def guard(context: WorkerContext) -> None:
-        guard_worker.run(context, kafka, MonitoringSettings())
+        guard_worker.run(context, kafka)
 
     with rig.running(case, guard) as reports:
         rig.wait_until(lambda: len(reports) > LOOKS)

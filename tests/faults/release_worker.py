@@ -12,7 +12,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from features.settings import StoreSettings
 from monitoring import guard_worker
-from monitoring.settings import MonitoringSettings
 from schemas.settings import KafkaSettings
 from schemas.worker import WorkerContext
 from serving import admission
@@ -28,7 +27,7 @@ def main() -> None:
     context = WorkerContext(case, stop, lambda _: None)
     kafka = KafkaSettings.model_validate_json(sections[0])
     if name == "guard":
-        guard_worker.run(context, kafka, MonitoringSettings())
+        guard_worker.run(context, kafka)
         return
     stores = StoreSettings.model_validate_json(sections[1])
     serving = ServingSettings.model_validate_json(sections[2])

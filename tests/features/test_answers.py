@@ -63,3 +63,15 @@ def test_an_interval_is_of_requests_and_outcomes_come_whenever_they_come() -> No
 def test_outcomes_that_contradict_each_other_are_counted() -> None:
     assert contradicted(TABLES, CASE) == 1
     assert contradicted(TABLES, CASE, since_ms=9_200) == 0
+
+
+def test_what_contradicts_itself_is_counted_of_the_requests_that_are_asked_about() -> None:
+    of = [row["request_id"] for row in answers(TABLES, CASE).to_pylist()]
+    one_each = [
+        contradicted(TABLES, CASE, among=pa.table({"request_id": [request_id]}))
+        for request_id in of
+    ]
+    assert sum(one_each) == contradicted(TABLES, CASE) == 1
+    assert (
+        contradicted(TABLES, CASE, among=pa.table({"request_id": pa.array([], pa.string())})) == 0
+    )

@@ -92,7 +92,7 @@ def test_engines_elsewhere_need_no_java(tmp_path: Path) -> None:
     local = {"kafka": False, "redis": False, "flink": False, "ray": False}
     settings = Settings.load(data_dir=str(tmp_path), local=local)
     assert not {"java", "jars", "maven", "redis"} & set(named(settings))
-    assert set(choose(settings)) == {"faust_port", "http_port"}
+    assert set(choose(settings)) == {"http_port"}
 
 
 def test_chosen_ports_reach_the_clients_and_are_kept(settings: Settings) -> None:

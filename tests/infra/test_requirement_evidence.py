@@ -118,6 +118,8 @@ def test_the_lake_is_counted(settings: Settings) -> None:
     assert (seen.requests, seen.answered) == (ROWS, ROWS - 2)
     assert len(seen.latencies_ms) == ROWS - 1
     assert set(seen.latencies_ms) == {20.0}
+    assert len(seen.rows_per_s) == ROWS - 1
+    assert max(seen.rows_per_s) == seen.busiest_rows_per_s
     assert seen.busiest_rows_per_s == pytest.approx(100, abs=1)
     assert (seen.champion, seen.suspended_by) == ("v0001", None)
     assert len(seen.labels) == ROWS // 2, "of the champion, each once"

@@ -1,11 +1,15 @@
-"""`headrace status`: what it says of a job."""
+"""`headrace status`: what it says of a job and of a worker."""
 
 from __future__ import annotations
 
+import io
+import time
+
 import msgspec
 import pytest
+from rich.console import Console
 
-from infra.commands.status import job_line
+from infra.commands.status import job_line, table
 from pipelines.job_health import JobHealth, job_health
 from pipelines.settings import FlinkSettings
 
@@ -42,3 +46,33 @@ def test_late_events_are_told_beside_their_view_s_job() -> None:
 
 def test_without_a_cluster_there_are_no_jobs() -> None:
     assert job_health(FlinkSettings(rest_port=1)) == []
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (
+            {"epoch": 3, "waiting": 0, "judged": 2, "registered": 2, "registry_behind": 0},
+            "epoch 3, waiting 0, judged 2, registered 2 (",
+        ),
+        (
+            {"epoch": 3, "waiting": 0, "judged": 2, "registered": 2, "registry_behind": 1}
+            | {"registry_error": "its file is gone"},
+            "registered 2, registry_behind 1, registry_error its file is gone (",
+        ),
+        (
+            {"results": 9, "outcomes": 8, "joined": 7, "late": 0, "unknown": 1}
+            | {"waiting": 2, "evicted": 0},
+            "late 0, waiting 2, evicted 0 (",
+        ),
+    ],
+)
+def test_what_documents_send_people_here_for_is_told_after_the_first(
+    report: dict[str, object], said: str
+) -> None:
+    row = {"phase": "ready", "answers": True, "pid": 1, "restarts": 0, "error": ""}
+    told = report | {"reported_ms": time.time() * 1000}
+    shown = io.StringIO()
+    view = table({"services": {"worker": row | {"report": told}}})
+    Console(file=shown, width=200).print(view)
+    assert said in shown.getvalue()

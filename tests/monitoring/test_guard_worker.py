@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from monitoring import guard_worker
-from monitoring.settings import MonitoringSettings
 from schemas.control import Verdict, VerdictKind
 from schemas.results import Joined, Result
 from schemas.settings import KafkaSettings
@@ -55,7 +54,7 @@ def traffic(seed: int, rows: int, *, epoch: int, good: bool) -> Pairs:
 
 def test_one_verdict_a_candidate_over_restarts(kafka: KafkaSettings, case: str) -> None:
     def run(ctx: WorkerContext) -> None:
-        guard_worker.run(ctx, kafka, MonitoringSettings())
+        guard_worker.run(ctx, kafka)
 
     rig.publish(kafka, "control.releases", rig.release(case))
     rig.publish(kafka, "control.verdicts", admitted(case, "v2"))
@@ -82,7 +81,7 @@ def test_one_verdict_a_candidate_over_restarts(kafka: KafkaSettings, case: str) 
 
 def test_a_bad_canary_is_rolled_back(kafka: KafkaSettings, case: str) -> None:
     def run(ctx: WorkerContext) -> None:
-        guard_worker.run(ctx, kafka, MonitoringSettings())
+        guard_worker.run(ctx, kafka)
 
     rig.publish(kafka, "control.releases", rig.release(case, epoch=3, canary="v2"))
     send(kafka, case, traffic(3, 1_000, epoch=3, good=False))

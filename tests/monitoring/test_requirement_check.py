@@ -27,6 +27,7 @@ SIGNED = Requirements(
 )
 SEEN = Evidence(
     latencies_ms=np.linspace(1, 100, 1_000),
+    rows_per_s=np.full(1_000, 50),
     busiest_rows_per_s=50,
     requests=1_000,
     answered=999,
@@ -37,7 +38,9 @@ SEEN = Evidence(
     ages_s={"quick": 60.0, "slow": 600.0, "facts": 1e9},
     windowed=frozenset({"quick"}),
 )
-NOTHING = Evidence(np.array([]), None, 0, 0, "", None, np.array([]), np.array([]))
+NOTHING = Evidence(
+    np.array([]), np.array([], dtype=np.int64), None, 0, 0, "", None, np.array([]), np.array([])
+)
 
 
 def told(seen: Evidence, signed: Requirements = SIGNED) -> dict[str, Finding]:
@@ -74,6 +77,26 @@ def test_what_is_missed_is_not_met(changed: dict[str, object], name: str) -> Non
     found = told(replace(SEEN, **changed))  # type: ignore[arg-type]
     assert found[name].verdict is Met.NOT_MET
     assert exit_code(tuple(found.values())) == 1
+
+
+def test_the_latency_is_not_owed_above_the_ceiling() -> None:
+    """An overload is one requirement missed, not two: its seconds say nothing of the latency."""
+    seen = replace(
+        SEEN,
+        latencies_ms=np.concatenate([np.full(990, 20.0), np.full(510, 9_000.0)]),
+        rows_per_s=np.concatenate([np.full(990, 50), np.full(510, 51)]),
+        busiest_rows_per_s=51,
+    )
+    found = told(seen)
+    assert found["throughput.rows_per_s"].verdict is Met.NOT_MET
+    assert (found["latency.p99_ms"].verdict, found["latency.p99_ms"].value) == (Met.MET, 20.0)
+    assert found["latency.p99_ms"].rows == 990
+    said = "990 answers; 510 asked above the ceiling left out"
+    assert found["latency.p99_ms"].evidence == said
+    without = told(seen, SIGNED.model_copy(update={"throughput": None}))
+    assert without["latency.p99_ms"].verdict is Met.NOT_MET
+    overloaded = told(replace(seen, rows_per_s=np.full(1_500, 51)))
+    assert overloaded["latency.p95_ms"].verdict is Met.NO_EVIDENCE
 
 
 def test_nothing_seen_is_no_evidence_and_not_a_pass() -> None:

@@ -34,6 +34,7 @@ def test_what_ships_has_every_part_and_an_owner(case: str) -> None:
         (SIGNED + '[accuracy]\nmetric = "f1"\nvalue = 1\nrows_min = 1', "accuracy.metric"),
         (SIGNED + "[availability]\nshare = 99.9", "availability.share"),
         (SIGNED + "[freshness]", "neither s nor a view is given"),
+        (SIGNED + '[freshness]\ns = 60\nstale = "guess"', "freshness.stale"),
     ],
 )
 def test_a_file_that_cannot_be_meant_is_refused_by_its_key(

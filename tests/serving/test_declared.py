@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from schemas.errors import HeadraceError
+from schemas.requirements import Stale
 from serving.breaker import BreakerPolicy
-from serving.declared import Fallback, declared
+from serving.declared import BadDeclaration, Fallback, declared
 from serving.output_contract import Monotone, ScoreRule
 from serving.tiers import Tier
 
@@ -46,11 +47,13 @@ def test_what_is_declared_is_what_is_found(module: ModuleType) -> None:
         FALLBACKS=("other_model", "rule"),
         PREDICT_MS_MAX=40,
         BREAKER=BreakerPolicy(rows_min=5),
+        FRESH_S={"cards": 60},
     )
     found = declared(CASE, COLUMNS)
     assert found.fallbacks == (Fallback.OTHER_MODEL, Fallback.RULE)
     assert (found.contract.low, found.contract.rules) == (0.01, (rule,))
     assert (found.predict_ms_max, found.breaker.rows_min) == (40.0, 5)
+    assert found.fresh_s == {"cards": 60}
     assert found.contract.monotone == (Monotone("amount", 1.0),)
 
 
@@ -72,6 +75,9 @@ def test_what_is_declared_is_what_is_found(module: ModuleType) -> None:
         ("SCORE_RANGE", ("a", "b")),
         ("SCORE_RANGE", (0.6, 0.5)),
         ("SCORE_RULES", (lambda s: s,)),
+        ("FRESH_S", 60),
+        ("FRESH_S", {"view": 0}),
+        ("FRESH_S", {3: 60}),
         ("TIERS", {"neural": "gpu"}),
         ("TIERS", (Tier("cpu"),)),
         ("SCORE_RULES", (ScoreRule("r", ("gone",), lambda s, _: s > 0),)),
@@ -87,3 +93,5 @@ def test_what_cannot_be_meant_stops_the_start(module: ModuleType, name: str, val
 def test_who_declares_no_rule_need_not_have_one(module: ModuleType) -> None:
     vars(module).update(FALLBACKS=("other_model",), fallback=None)
     assert declared(CASE, COLUMNS).rule is None
+    with pytest.raises(BadDeclaration, match="answer for stale features"):
+        declared(CASE, COLUMNS, Stale.FALLBACK)

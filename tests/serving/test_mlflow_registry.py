@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from serving import mlflow_registry
 from serving.catalogue import Alias, Picture
 from serving.mlflow_registry import MlflowRegistry, Showing
 from serving.registry import Registry
@@ -137,6 +138,17 @@ def test_a_file_that_is_lost_meanwhile_is_told(mlflow: MlflowRegistry, tmp_path:
         showing.want(TRIED)
         until(lambda: bool(showing.failed))
         assert "starts anew" in showing.failed
+
+
+def test_a_file_that_is_lost_shows_nothing_also_while_nothing_is_new(
+    mlflow: MlflowRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_registry, "RETRY_S", 0.1)
+    with Showing(mlflow) as showing:
+        showing.want(FIRST)
+        until(lambda: not showing.behind)
+        (tmp_path / "mlflow.db").unlink()
+        until(lambda: showing.behind and bool(showing.failed))
 
 
 def test_what_cannot_be_written_is_told_and_stops_nobody(

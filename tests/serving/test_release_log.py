@@ -19,7 +19,7 @@ STAMP |= {"reason": "a test", "decided_by": "test"}
 def test_nothing_is_in_force_before_the_first(bench: Bench) -> None:
     assert release_log.current(bench.kafka, "flights") is None
     with pytest.raises(ReleaseRefused, match="there is no release"):
-        release_log.promote(bench.kafka, "flights", reason="?")
+        release_log.rollback(bench.kafka, "flights", reason="?", decided_by="test")
 
 
 def test_releases_follow_one_another(bench: Bench) -> None:
@@ -27,7 +27,7 @@ def test_releases_follow_one_another(bench: Bench) -> None:
     first = release_log.current(bench.kafka, "flights")
     assert first is not None
     with pytest.raises(ReleaseRefused, match="v0001 answers alone"):
-        release_log.rollback(bench.kafka, "flights", reason="?")
+        release_log.rollback(bench.kafka, "flights", reason="?", decided_by="test")
 
     canary = with_canary(first, candidate="v0002", share=0.1, salt="v0002", **STAMP)
     release_log.publish(bench.kafka, canary)
@@ -35,9 +35,9 @@ def test_releases_follow_one_another(bench: Bench) -> None:
     with pytest.raises(ReleaseRefused, match="epoch 3, the one after that in force"):
         release_log.publish(bench.kafka, canary)
 
-    ended = release_log.rollback(bench.kafka, "flights", reason="worse")
+    ended = release_log.rollback(bench.kafka, "flights", reason="worse", decided_by="ann")
     assert (ended.epoch, ended.champion, ended.canary) == (3, "v0001", None)
-    assert ended.decided_by == "operator"
+    assert ended.decided_by == "ann"
     assert release_log.current(bench.kafka, "flights") == ended
 
 

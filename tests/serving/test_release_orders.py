@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -18,7 +19,7 @@ def orders(bench: Bench) -> Orders:
     model_folders.write(bench.models, "v0002")
     model_folders.write(bench.models, "v0003")
     model_folders.write(bench.models, "v0004", definitions={"origin_departures": "other"})
-    return Orders(bench.kafka, bench.stores, bench.serving, CASE)
+    return Orders(bench.kafka, bench.stores, bench.serving, CASE, decided_by="ann")
 
 
 def test_a_canary_is_tried_widened_and_ended(bench: Bench, orders: Orders) -> None:
@@ -27,13 +28,13 @@ def test_a_canary_is_tried_widened_and_ended(bench: Bench, orders: Orders) -> No
     bench.release_first()
     tried = orders.canary("v0002", 0.05, "new features")
     assert (tried.epoch, tried.canary, tried.canary_share) == (2, "v0002", 0.05)
-    assert (tried.salt, tried.reason, tried.decided_by) == ("v0002", "new features", "operator")
+    assert (tried.salt, tried.reason, tried.decided_by) == ("v0002", "new features", "ann")
     wider = orders.canary("v0002", 0.2, "more")
     assert (wider.epoch, wider.canary_share, wider.salt) == (3, 0.2, "v0002")
     with pytest.raises(ReleaseRefused, match="v0002 answers"):
         orders.canary("v0003", 0.05, "?")
 
-    release_log.rollback(bench.kafka, CASE, reason="enough")
+    release_log.rollback(bench.kafka, CASE, reason="enough", decided_by="ann")
     past = release_log.history(bench.kafka, CASE, 10)
     epochs = [e.event.epoch for e in past if isinstance(e.event, Release)]
     assert epochs[-1] == 4
@@ -62,6 +63,23 @@ def test_what_no_replica_would_load_is_not_published(bench: Bench, orders: Order
     now = release_log.current(bench.kafka, CASE)
     assert now is not None
     assert now.epoch == 1
+
+
+def test_a_canary_is_promoted_where_it_could_serve(bench: Bench, orders: Orders) -> None:
+    with pytest.raises(ReleaseRefused, match="there is no release yet"):
+        orders.promote("?")
+    bench.release_first()
+    with pytest.raises(ReleaseRefused, match="v0001 answers alone"):
+        orders.promote("?")
+    orders.canary("v0002", 0.05, "new features")
+    shutil.move(bench.models / CASE / "v0002", bench.models / "aside")
+    with pytest.raises(ReleaseRefused, match="no such folder") as refused:
+        orders.promote("?")
+    assert refused.value.mend.startswith("Nothing was published.")
+    shutil.move(bench.models / "aside", bench.models / CASE / "v0002")
+    promoted = orders.promote("enough seen")
+    assert (promoted.epoch, promoted.champion, promoted.canary) == (3, "v0002", None)
+    assert (promoted.reason, promoted.decided_by) == ("enough seen", "ann")
 
 
 def test_shadow_pin_and_rule_come_and_go(bench: Bench, orders: Orders) -> None:

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
+from features.rings import Rings
 from schemas.envelope import TIMEOUT_MS, header
 from schemas.events import Event
 from schemas.results import Route, Status
 from serving import release_log
+from serving.release_orders import Orders
 from serving.releases import with_canary
 from tests.serving import model_folders
 from tests.serving.conftest import CASE, CLOCK_MS, Bench, until
@@ -189,7 +191,8 @@ def test_a_canary_starts_and_ends_between_two_batches(bench: Bench) -> None:
         until(lambda: scorer.counters()["epoch"] == 2)
         bench.produce(requests(200, first=200))
         bench.await_count(RESULTS, 400)
-        release_log.promote(bench.kafka, CASE, reason="better")
+        orders = Orders(bench.kafka, bench.stores, bench.serving, CASE, decided_by="test")
+        orders.promote("better")
         until(lambda: scorer.counters()["epoch"] == 3)
         bench.produce(requests(200, first=400))
         bench.await_count(RESULTS, 600)
@@ -202,6 +205,30 @@ def test_a_canary_starts_and_ends_between_two_batches(bench: Bench) -> None:
     assert by_epoch[2].keys() == {("v0001", Route.CHAMPION), ("v0002", Route.CANARY)}
     assert 30 <= by_epoch[2]["v0002", Route.CANARY] <= 90
     assert by_epoch[3] == {("v0002", Route.CHAMPION): 200}
+
+
+def test_a_view_that_fell_silent_is_named_by_what_was_signed_off(bench: Bench) -> None:
+    """Flights' views may have seen nothing for six hours, by night; `tests/serving/test_staleness.py` has the rest."""
+    of_origin, of_aircraft = model_folders.plan().views
+    rings, hour_ms = Rings(bench.stores), 3_600_000
+    clocks = {
+        of_origin.versioned: CLOCK_MS - 7 * hour_ms,
+        of_aircraft.versioned: CLOCK_MS - 5 * hour_ms,
+    }
+    rings.advance_clock(clocks)
+    try:
+        bench.release_first()
+        with bench.scorer() as scorer:
+            bench.produce(requests(10))
+            bench.await_count(RESULTS, 10)
+            until(lambda: scorer.counters().get("stale") == 10)
+    finally:
+        for view in clocks:
+            rings.delete(view)
+        rings.close()
+    said = {(result.status, result.reasons) for result in bench.results()}
+    why = "stale: origin_departures has seen no event for 25200 s, 21600 s are the limit"
+    assert said == {(Status.SCORED, (why,))}
 
 
 def test_the_champion_before_answers_for_one_that_gives_no_score(bench: Bench) -> None:

@@ -13,6 +13,7 @@ from features.vectors import Vectors
 from schemas import flights
 from schemas.decoding import Refusal
 from schemas.flights import FlightRequest
+from schemas.requirements import Stale
 from schemas.results import Result, Route, Status
 from serving import scoring
 from serving.asking import Asking
@@ -131,6 +132,33 @@ def test_features_older_than_the_use_cases_limit_are_named_among_the_reasons() -
     assert [a.marks for a in (*fresh, *stale) if isinstance(a, Answer)] == [
         ("ahead",),
         ("ahead", "stale"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stale", "status", "route", "score", "fell"),
+    [
+        (Stale.MARK, Status.SCORED, Route.CHAMPION, 0.8, ""),
+        (Stale.FALLBACK, Status.FALLBACK, Route.RULE, 0.25, "stale"),
+    ],
+)
+def test_a_request_of_a_view_that_is_behind_is_marked_and_answered_as_declared(
+    stale: Stale, status: Status, route: Route, score: float, fell: str
+) -> None:
+    why = f"stale: {VIEWS[0]} has seen no event for 61 s, 60 s are the limit"
+    given = answer(
+        batch([[1.5, np.nan], [1.5, np.nan]], stale={1: (why,)}),
+        serving(Constant("v1", 0.8)),
+        replace(RULES, stale=stale),
+        now,
+    )
+    fresh, marked = results(given)
+    assert (fresh.status, fresh.score, fresh.reasons) == (Status.SCORED, 0.8, ())
+    assert (marked.status, marked.route, marked.score) == (status, route, score)
+    assert (marked.version, marked.reasons, marked.failed) == ("v1", (why,), ())
+    assert [(a.marks, a.fell) for a in given if isinstance(a, Answer)] == [
+        (("ahead",), ""),
+        (("ahead", "stale"), fell),
     ]
 
 

@@ -36,7 +36,7 @@ def test_an_unsigned_version_answers_nobody_until_somebody_vouches(
 ) -> None:
     signer.sign(CASE, "v0001", by="test", reason="the first")
     bench.release_first("v0001")
-    orders = Orders(bench.kafka, bench.stores, bench.serving, CASE)
+    orders = Orders(bench.kafka, bench.stores, bench.serving, CASE, decided_by="test")
     with pytest.raises(ReleaseRefused, match="there is none") as refused:
         orders.canary("v0002", 1.0, "?")
     assert "headrace models sign v0002" in refused.value.mend
@@ -55,3 +55,18 @@ def test_an_unsigned_version_answers_nobody_until_somebody_vouches(
     now = release_log.current(bench.kafka, CASE)
     assert now is not None
     assert now.champion == "v0002"
+
+
+def test_a_canary_whose_signer_was_revoked_is_not_promoted(bench: Bench, signer: Signer) -> None:
+    for version in ("v0001", "v0002"):
+        signer.sign(CASE, version, by="test", reason="seen")
+    bench.release_first("v0001")
+    orders = Orders(bench.kafka, bench.stores, bench.serving, CASE, decided_by="test")
+    orders.canary("v0002", 0.1, "try")
+    lost = signer.key.current()
+    assert lost
+    signer.key.revoke(lost, by="test", reason="a laptop was lost")
+    with pytest.raises(ReleaseRefused, match="revoked by test: a laptop was lost"):
+        orders.promote("?")
+    signer.sign(CASE, "v0002", by="test", reason="seen anew")
+    assert orders.promote("better").champion == "v0002"

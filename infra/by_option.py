@@ -1,0 +1,14 @@
+"""Who says something to the loop or to its releases: `--by`, or the user of the shell."""
+
+from __future__ import annotations
+
+import getpass
+
+import typer
+
+BY = typer.Option("", "--by", help="Who says so; the user of this shell where not given.")
+
+
+def said_by(by: str) -> str:
+    """`by`, or the user of this shell where it is empty."""
+    return by or getpass.getuser()
