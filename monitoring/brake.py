@@ -83,7 +83,8 @@ def pull(
         known_clock_ms: The stream's clock, where the caller knows more than the control topics.
 
     Raises:
-        BrakeRefused: The order is unknown, closed, lapsed or wants no approval; or there is no pause to resume from.
+        BrakeRefused: The order is unknown, closed, lapsed or wants no approval; there is no pause to resume from; or the same
+            pause is in force.
         ControlLogUnavailable: Kafka did not take it, or somebody else pulled the brake at the same moment.
     """
     with ControlLog(kafka, case, TOPICS, writer=f"control.brake.{case}") as control:
@@ -131,6 +132,13 @@ def check(loop: Loop, word: Word, now_ms: int) -> None:
             if word.until_ms is not None and word.until_ms <= now_ms:
                 wanted = f"a pause that ends after {day(now_ms)}, the stream's clock"
                 raise BrakeRefused("--until", wanted=wanted, came=f"it is {day(word.until_ms)}")
+            pause = loop.paused(now_ms)
+            if pause is not None and pause.until_ms == word.until_ms:
+                ends = (
+                    "without an end" if pause.until_ms is None else f"until {day(pause.until_ms)}"
+                )
+                came = f"it is paused {ends} by {pause.by}: {pause.reason}"
+                raise BrakeRefused("the loop", wanted="a pause with another end", came=came)
         case _:
             _check_order(loop, word, now_ms)
 

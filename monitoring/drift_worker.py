@@ -20,7 +20,7 @@ from monitoring import reference as references
 from monitoring.event_reader import EventReader
 from monitoring.incident import incident
 from monitoring.judgement import Judgement, judge
-from monitoring.loop import Decision, Loop, alert_id, order_id
+from monitoring.loop import Decision, Loop, alert_id, day, order_id
 from monitoring.reference import MissingReference, Reference
 from monitoring.report_folder import ReportFolder
 from monitoring.report_index import window_name
@@ -80,6 +80,7 @@ def run(
             )
             for entry in control.read_all():
                 worker.observe(entry.event)
+            worker.tell_deferred()
             _serve(ctx, kafka, control, events, worker)
         finally:
             writer.stop(REPORTS_STOP_S)
@@ -180,8 +181,8 @@ class DriftWorker:
         self._loop = Loop(self._policy.loop)
         signed = requirements.load(case)
         self._floor = signed.accuracy if signed else None
-        # Starts of the windows that have one.
-        self._incidents: set[int] = set()
+        # By the start of its window.
+        self._incidents: dict[int, Incident] = {}
         self._release: Release | None = None
         self._reference: Reference | None = None
         self._counts = {"windows": 0, "drifted": 0, "orders": 0, "incidents": 0, "unjudged": 0}
@@ -193,7 +194,7 @@ class DriftWorker:
             if self._release is None or event.epoch > self._release.epoch:
                 self._release = event
         elif isinstance(event, Incident):
-            self._incidents.add(event.window_start_ms)
+            self._incidents.setdefault(event.window_start_ms, event)
         elif isinstance(event, Alert | RetrainingOrder | Candidate | Verdict | Brake):
             self._loop.observe(event)
 
@@ -211,6 +212,12 @@ class DriftWorker:
         if deferred is not None:
             self._publish(self._order(*deferred))
             self._counts["orders"] += 1
+            self._tell_deferred(deferred[0])
+
+    def tell_deferred(self) -> None:
+        """Say of every window that quiet hours held back what was ordered after them: a crash may have come in between."""
+        for alert in self._loop.alerts.values():
+            self._tell_deferred(alert)
 
     def close(self, window: Window) -> None:
         """Judge a window, publish what follows, and write it down."""
@@ -225,8 +232,9 @@ class DriftWorker:
         judgement = judge(window, reference, self._categorical, self._policy)
         if judgement.columns:
             self._reports.publish(window, judgement, reference, self._categorical)
-        self._hold_to_floor(window, judgement)
-        action = self._act(window, judgement, reference) if judgement.kinds else judgement.said
+        found = self._hold_to_floor(window, judgement)
+        done = self._act(window, judgement, reference) if judgement.kinds else judgement.said
+        action = "; ".join(filter(None, (f"incident: {found.reason}" if found else "", done)))
         self._reports.record(
             window,
             judgement,
@@ -272,25 +280,27 @@ class DriftWorker:
     def _act(self, window: Window, judgement: Judgement, reference: Reference) -> str:
         self._counts["drifted"] += 1
         now_ms = self.closing_ms(window)
-        alert = self._alert(window, judgement, reference, now_ms)
         decision = self._loop.decide(window.start_ms, now_ms)
-        if decision.acts and judgement.held_back_by is not None:
-            decision = replace(decision, held_back_by=judgement.held_back_by)
-        if decision.repeated:
-            return self._action(alert, decision)
-        self._publish(*self._events(alert, decision, now_ms))
-        self._counts["orders"] += decision.acts
-        return self._action(alert, decision)
+        if not decision.repeated:
+            # Before whatever else holds it back, lest it be ordered when quiet hours end.
+            held_back_by = judgement.held_back_by or decision.held_back_by
+            decision = replace(decision, held_back_by=held_back_by)
+            alert = self._alert(window, judgement, reference, now_ms)
+            self._publish(*self._events(alert, decision, now_ms))
+            self._counts["orders"] += decision.acts
+        return self._action(self._loop.alerts[window.start_ms])
 
-    def _hold_to_floor(self, window: Window, judgement: Judgement) -> None:
-        """Publish an incident where the champion's outcomes of this window miss what was signed off; once a window."""
-        if self._floor is None or window.start_ms in self._incidents:
-            return
+    def _hold_to_floor(self, window: Window, judgement: Judgement) -> Incident | None:
+        """The incident of a window in which the champion's outcomes miss what was signed off; published once a window."""
+        known = self._incidents.get(window.start_ms)
+        if self._floor is None or known is not None:
+            return known
         found = incident(self._case, self._floor, window, judgement, self.closing_ms(window))
         if found is not None:
             self._publish(found)
             self._counts["incidents"] += 1
             log.error("incident", version=found.version, reason=found.reason)
+        return found
 
     def _events(self, alert: Alert, decision: Decision, now_ms: int) -> list[ControlEvent]:
         alert = alert.model_copy(
@@ -345,8 +355,19 @@ class DriftWorker:
             acted_on=False,
         )
 
-    def _action(self, alert: Alert, decision: Decision) -> str:
-        if decision.held_back_by is not None:
-            return f"alert, held back by {decision.held_back_by}"
+    def _tell_deferred(self, alert: Alert) -> None:
+        if alert.held_back_by is not None and order_id(alert.event_id) in self._loop.opened:
+            self._reports.amend(alert.window_start_ms, _held_back(alert), self._action(alert))
+
+    def _action(self, alert: Alert) -> str:
+        order = self._loop.opened.get(order_id(alert.event_id))
+        if alert.held_back_by is not None and order is None:
+            return _held_back(alert)
         done = "proposed" if self.policy.approval else "ordered"
+        if alert.held_back_by is not None and order is not None:
+            done += f" {day(order.event_time_ms)}, after {alert.held_back_by}"
         return f"alert, retraining {done} ({order_id(alert.event_id)})"
+
+
+def _held_back(alert: Alert) -> str:
+    return f"alert, held back by {alert.held_back_by}"

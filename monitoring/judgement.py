@@ -90,7 +90,9 @@ def judge(
             categorical=categorical,
             thresholds=policy.drift.inputs,
         )
-        if sum(c.drifted for c in columns) >= policy.drift.columns_min:
+        # One broken input is a person's business. It has drifted as well, so quiet windows are alarmed no more often.
+        drifted = sum(c.drifted for c in columns)
+        if drifted >= policy.drift.columns_min or any(c.broken for c in columns):
             kinds.append(AlertKind.DATA_DRIFT)
     if len(scores) >= rows_min:
         score = compare(

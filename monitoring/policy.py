@@ -42,7 +42,7 @@ class DriftPolicy:
 
     Attributes:
         inputs: For each model input.
-        columns_min: So many inputs must have drifted for data drift.
+        columns_min: So many inputs must have drifted for data drift, or one be broken.
         score: For the distribution of the champion's scores.
         auc_drop_min, log_loss_rise_min: Against the champion's held-out metrics, for concept drift.
         alpha: Its one-sided error, for each of the two metrics.

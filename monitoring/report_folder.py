@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from monitoring.judgement import SCORE, Judgement, champion_scores, input_columns
-from monitoring.report_index import Line, record, window_name
+from monitoring.report_index import Line, amend, record, window_name
 from monitoring.reports import WORKSPACE, ReportTask, ReportWriter
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ class ReportFolder:
                 start_ms=window.start_ms,
             )
         )
+
+    def amend(self, window_start_ms: int, was: str, now: str) -> None:
+        """Of a window that was recorded: what is done by now, where it still says `was`."""
+        amend(self._folder, self._case, window_start_ms, was, now)
 
     def record(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,13 @@ def record(folder: Path, case: str, line: Line) -> None:
         _replace(folder / line.report, report_html.page(case, line))
     _replace(folder / INDEX, json.dumps([asdict(entry) for entry in newest_first], indent=1))
     _replace(folder / PAGE, report_html.index(case, newest_first))
+
+
+def amend(folder: Path, case: str, window_start_ms: int, was: str, now: str) -> None:
+    """Put `now` in place of `was` in what a window's line and page say was done; one that does not say so is left alone."""
+    for line in lines_of(folder):
+        if line.window_start_ms == window_start_ms and was in line.action:
+            record(folder, case, replace(line, action=line.action.replace(was, now)))
 
 
 def lines_of(folder: Path) -> list[Line]:

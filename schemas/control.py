@@ -160,9 +160,9 @@ class Verdict(ControlEvent):
     """A decision over a version, with its evidence.
 
     ADMIT and REFUSE are published by admission; PROMOTE and ROLL_BACK by the guard, and obeyed by admission, the only
-    writer of releases. `order_id` closes the retraining order it belongs to. `epoch` is the release that the guard
-    judged: the same version may be tried again later. `intervals` are of candidate minus champion, 95 %, from resamples of the
-    held-out rows.
+    writer of releases. Where a person's release ended the trial, admission says so, with no rows. `order_id` closes the
+    retraining order it belongs to. `epoch` is the release that the guard judged, or the person's: the same version may be
+    tried again later. `intervals` are of candidate minus champion, 95 %, from resamples of the held-out rows.
     """
 
     verdict: VerdictKind

@@ -20,7 +20,7 @@ from schemas.control import Candidate, Release, Verdict, VerdictKind
 from schemas.control_log import ControlLog, ControlLogUnavailable
 from serving import release_log
 from serving.declared import has_rule
-from serving.docket import Docket, verdict_id
+from serving.docket import Docket, ended_id, verdict_id
 from serving.gate import Requirement, gate
 from serving.manifest import ModelRefused
 from serving.mlflow_registry import MlflowRegistry, Showing
@@ -188,6 +188,9 @@ def decide(
     if incident is not None and release is not None and has_rule(release.case):
         stamp = _stamp(release, incident.event_time_ms, incident.reason, "admission")
         return (suspended(release, incident.event_id, **stamp),)
+    ended = docket.ended()
+    if ended is not None:
+        return (closing(*ended),)
     candidate = docket.candidate()
     if candidate is None or release is None:
         return None
@@ -198,6 +201,30 @@ def decide(
     stamp = _stamp(release, candidate.event_time_ms, verdict.reason, "admission")
     return verdict, with_canary(
         release, candidate=verdict.candidate, share=share, salt=verdict.candidate, **stamp
+    )
+
+
+def closing(admitted: Verdict, end: Release) -> Verdict:
+    """What `end`, an operator's release, says of the trial that `admitted` began: without it the order stays open for ever.
+
+    A verdict, since verdicts are kept for ever and releases are not.
+    """
+    promotes = end.champion == admitted.candidate
+    return Verdict(
+        event_id=ended_id(str(admitted.order_id)),
+        event_time_ms=end.event_time_ms,
+        case=admitted.case,
+        decided_at_ms=_now_ms(),
+        verdict=VerdictKind.PROMOTE if promotes else VerdictKind.ROLL_BACK,
+        order_id=admitted.order_id,
+        model=admitted.model,
+        champion=admitted.champion,
+        candidate=admitted.candidate,
+        champion_metrics={},
+        candidate_metrics={},
+        rows=0,
+        reason=f"by {end.decided_by}: {end.reason}",
+        epoch=end.epoch,
     )
 
 

@@ -20,6 +20,11 @@ class Docket:
         self.catalogue = Catalogue(case)
         self._candidates: OrderedDict[str, Candidate] = OrderedDict()
         self._judged: set[str] = set()
+        # By epoch; Kafka compacts them, so some may be missing.
+        self._releases: dict[int, Release] = {}
+        # Order → the verdict that admitted its candidate; and the orders whose trial has a verdict.
+        self._admitted: dict[str, Verdict] = {}
+        self._ended: set[str] = set()
         self._guard: list[Entry] = []
         self._incidents: dict[str, Entry] = {}
 
@@ -29,6 +34,7 @@ class Docket:
         for entry in entries:
             event = entry.event
             if isinstance(event, Release):
+                self._releases[event.epoch] = event
                 if event.epoch > self.state.epoch:
                     self.state = self.state.fold(event)
                     self.released_ms = entry.ingest_ms
@@ -38,10 +44,7 @@ class Docket:
             elif isinstance(event, Incident):
                 self._incidents.setdefault(event.event_id, entry)
             elif isinstance(event, Verdict):
-                if event.verdict in (VerdictKind.ADMIT, VerdictKind.REFUSE):
-                    self._judged.add(event.event_id)
-                else:
-                    self._guard.append(entry)
+                self._fold_verdict(entry, event)
 
     def ruling(self) -> Verdict | None:
         """The guard's verdict over the canary in force, given after it was released; None where there is none.
@@ -59,6 +62,21 @@ class Docket:
                 and entry.ingest_ms >= self.released_ms
             ):
                 return verdict
+        return None
+
+    def ended(self) -> tuple[Verdict, Release] | None:
+        """An admission whose trial a person ended, so that no verdict closes its order, and the release that did; or None.
+
+        Where Kafka has compacted that release, it is the next one there is. Admission and the operator share a transactional
+        id: who decides has read the release that followed from the admission.
+        """
+        release = self.state.release
+        if release is None:
+            return None
+        for order in sorted(self._admitted.keys() - self._ended):
+            admitted = self._admitted[order]
+            if admitted.candidate != release.canary:
+                return admitted, self._end_of(admitted.candidate, release)
         return None
 
     def incident(self) -> Incident | None:
@@ -97,7 +115,31 @@ class Docket:
         """How many candidates have a verdict."""
         return len(self._judged)
 
+    def _fold_verdict(self, entry: Entry, verdict: Verdict) -> None:
+        order = verdict.order_id
+        if verdict.verdict in (VerdictKind.ADMIT, VerdictKind.REFUSE):
+            self._judged.add(verdict.event_id)
+            if verdict.verdict is VerdictKind.ADMIT and order is not None:
+                self._admitted[order] = verdict
+            return
+        if order is not None:
+            self._ended.add(order)
+        # Admission's own word on a trial follows from a release, and leads to none.
+        if order is None or verdict.event_id != ended_id(order):
+            self._guard.append(entry)
+
+    def _end_of(self, canary: str, now: Release) -> Release:
+        """The first known release after the last trial of a version; that in force where no trial is known."""
+        trials = [epoch for epoch, one in self._releases.items() if one.canary == canary]
+        last = max(trials, default=now.epoch - 1)
+        return self._releases[min(epoch for epoch in self._releases if epoch > last)]
+
 
 def verdict_id(candidate: Candidate) -> str:
     """The id of the gate's verdict over a candidate: the same at every try, so that it is given once."""
     return f"gate-{candidate.event_id}"[:128]
+
+
+def ended_id(order: str) -> str:
+    """The id of the verdict over an order's trial that a person ended."""
+    return f"ended-{order}"[:128]

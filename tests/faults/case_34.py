@@ -2,7 +2,7 @@
 
 Injected, a day each, into the results that a real drift worker reads: an input that stands still; one without a value; two days
 in five of a category that the reference lacks; results without a vector; a day without results; and, last, a day on which inputs
-have truly moved. Beside it, a canary that nobody asks for longer than a trial may last, until one result comes. Must hold: every window that has a result gets a page that says what was found, and its plots where it was
+have truly moved. Data drift takes three inputs, as in the use cases that ship; a broken one counts alone. Beside it, a canary that nobody asks for longer than a trial may last, until one result comes. Must hold: every window that has a result gets a page that says what was found, and its plots where it was
 judged; the worker does not end; what looks broken is alerted and orders no retraining; the true shift after it orders exactly
 one; the guard says nothing while there is nothing, and then rolls the canary back for want of outcomes. Does not show: inputs that break while they also drift truly, which order nothing until they are mended.
 """

@@ -49,7 +49,7 @@ class Known:
         window = WindowPolicy(
             length_ms=self.rows * ROW_MS, grace_ms=10 * ROW_MS, rows_min=self.rows // 2
         )
-        drift = replace(rig.POLICY.drift, auc_drop_min=0.02, log_loss_rise_min=0.03)
+        drift = replace(rig.POLICY.drift, columns_min=1, auc_drop_min=0.02, log_loss_rise_min=0.03)
         return replace(rig.POLICY, window=window, drift=drift)
 
 

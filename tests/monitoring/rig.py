@@ -43,7 +43,7 @@ POLICY = Policy(
     window=WindowPolicy(length_ms=DAY_MS, grace_ms=HOUR_MS, rows_min=200),
     drift=DriftPolicy(
         inputs=Thresholds(alpha=0.01, effect_min=0.1),
-        columns_min=1,
+        columns_min=3,
         score=Thresholds(alpha=0.01, effect_min=0.1),
         auc_drop_min=0.05,
         log_loss_rise_min=0.1,

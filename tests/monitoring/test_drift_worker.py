@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from monitoring import drift_worker
-from monitoring.policy import DAY_MS
-from monitoring.report_index import lines_of
+from monitoring.policy import DAY_MS, QuietHours
+from monitoring.report_index import lines_of, record
 from monitoring.settings import MonitoringSettings
 from schemas.control import Alert, Candidate, RetrainingOrder
 from schemas.results import Joined, Result, Status
@@ -103,6 +103,56 @@ def test_drift_orders_one_retraining_and_a_restart_changes_nothing(
     assert actions[1].startswith("alert, held back by open order")
     assert actions[2].startswith("alert, retraining ordered")
     assert actions[3] == "nothing to do"
+
+
+def test_quiet_hours_defer_drift_but_nothing_that_looks_broken(
+    kafka: KafkaSettings, case: str, tmp_path: Path
+) -> None:
+    """Windows close an hour after midnight, quiet hours end at six."""
+    loop = replace(rig.POLICY.loop, quiet=(QuietHours(0, 6),))
+    vars(sys.modules[f"monitoring.{case}"])["POLICY"] = replace(rig.POLICY, loop=loop)
+    monitoring = MonitoringSettings(reports_dir=str(tmp_path / "reports"))
+    folder = tmp_path / "reports" / case
+    rig.write_model(tmp_path / "models", "v1")
+    rig.publish(kafka, "control.releases", rig.release(case))
+    still: dict[str, object] = {"weather__wind": 1.5}
+    broken = [
+        (r.model_copy(update={"features": {**r.features, **still}}), joined) for r, joined in day(0)
+    ]
+
+    def run(ctx: WorkerContext) -> None:
+        drift_worker.run(ctx, kafka, monitoring, str(tmp_path / "models"))
+
+    send(kafka, case, broken + day(1, shift=0.8) + day(2)[:100])
+    with rig.running(case, run) as reports:
+        rig.wait_until(lambda: bool(reports) and reports[-1]["windows"] == 2)
+        held = lines_of(folder)[0].action
+        assert held == "alert, held back by quiet hours until 2013-06-04 06:00"
+        # Past six.
+        send(kafka, case, day(2)[100:300])
+        rig.wait_until(lambda: reports[-1]["orders"] == 1)
+    alerts, orders = published(kafka, case)
+    assert [a.held_back_by for a in alerts] == [
+        "broken inputs: weather__wind (constant in the window)",
+        "quiet hours until 2013-06-04 06:00",
+    ]
+    assert [o.alert_id for o in orders] == [alerts[1].event_id]
+    newest, before = lines_of(folder)
+    assert before.action == f"alert, held back by {alerts[0].held_back_by}"
+    assert newest.action == (
+        f"alert, retraining ordered 2013-06-04 06:00, after {alerts[1].held_back_by}"
+        f" ({orders[0].event_id})"
+    )
+    assert newest.action in (folder / str(newest.report)).read_text()
+
+    # A crash between the order and the line.
+    record(folder, case, replace(newest, action=f"incident: low; {held}"))
+    with rig.running(case, run) as reports:
+        rig.wait_until(lambda: bool(reports))
+    assert [line.action for line in lines_of(folder)] == [
+        f"incident: low; {newest.action}",
+        before.action,
+    ]
 
 
 @pytest.mark.nightly

@@ -12,6 +12,7 @@ from monitoring.guard import Ruling, Trial
 from monitoring.incident import incident
 from monitoring.judgement import judge
 from monitoring.policy import DAY_MS
+from monitoring.report_index import lines_of
 from monitoring.settings import MonitoringSettings
 from monitoring.windows import JoinedRow, ResultRow
 from schemas import usecase
@@ -82,6 +83,9 @@ def test_a_champion_below_its_floor_raises_one_incident_a_window(
         rig.wait_until(lambda: len(incidents()) == 2)
     assert [i.window_start_ms for i in incidents()] == [rig.T0_MS, rig.T0_MS + DAY_MS]
     assert {(i.version, i.rows, i.bound) for i in incidents()} == {("v1", 600, 0.95)}
+    lines = lines_of(tmp_path / "reports" / case)[::-1]
+    told = [line.action.split("; ")[0] for line in lines]
+    assert told == [f"incident: {one.reason}" for one in incidents()]
 
 
 def ruling(floor: Accuracy | None) -> Ruling | None:

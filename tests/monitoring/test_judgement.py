@@ -77,6 +77,7 @@ def test_broken_inputs_hold_a_retraining_back_and_name_what_broke(reference: Ref
         ResultRow(**vars_of(row) | {"features": {**row.features, "weather__wind": 1.0}})
         for row in found.results
     ]
+    assert rig.POLICY.drift.columns_min > 1, "one broken input is enough"
     judged = judge(found, reference, CATEGORICAL, rig.POLICY)
     assert judged.kinds == (AlertKind.DATA_DRIFT,)
     assert judged.held_back_by == "broken inputs: weather__wind (constant in the window)"

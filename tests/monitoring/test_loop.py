@@ -361,6 +361,21 @@ def test_a_proposal_waits_and_is_approved_or_lapses() -> None:
     assert late.open_orders() == []
 
 
+@pytest.mark.parametrize("until_ms", [None, T0_MS + DAY_MS])
+def test_a_second_pause_needs_another_end(until_ms: int | None) -> None:
+    loop = Loop(POLICY)
+    word = Word(BrakeKind.PAUSE, "ann", "labels", until_ms=until_ms)
+    brake.check(loop, word, T0_MS)
+    loop.observe(brake.brake("c", loop, word, T0_MS))
+    with pytest.raises(BrakeRefused, match=r"another end, but it is paused .* by ann: labels"):
+        brake.check(loop, replace(word, by="bob"), T0_MS)
+    brake.check(loop, replace(word, until_ms=T0_MS + 2 * DAY_MS), T0_MS)
+    if until_ms is not None:
+        brake.check(loop, replace(word, until_ms=None), T0_MS)
+    loop.observe(brake.brake("c", loop, Word(BrakeKind.RESUME, "ann", ""), T0_MS))
+    brake.check(loop, word, T0_MS)
+
+
 @pytest.mark.parametrize(
     ("kind", "after", "said"),
     [

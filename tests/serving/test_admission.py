@@ -174,14 +174,27 @@ def await_verdicts(kafka: KafkaSettings, count: int) -> list[Verdict]:
     return found
 
 
-def guard(kind: VerdictKind, candidate: str, name: str) -> Verdict:
+def await_end(kafka: KafkaSettings, order: str) -> list[Verdict]:
+    """What was said of the end of an order's trial."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        with ControlLog(kafka, CASE, ("control.verdicts",)) as log:
+            events = [e.event for e in log.read_all()]
+        found = [v for v in events if isinstance(v, Verdict) and v.order_id == order]
+        if ends := [v for v in found if v.verdict not in (VerdictKind.ADMIT, VerdictKind.REFUSE)]:
+            return ends
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+
+
+def guard(kind: VerdictKind, candidate: str, order: str) -> Verdict:
     return Verdict(
-        event_id=f"guard-{name}",
+        event_id=f"guard-{order}",
         event_time_ms=CLOCK_MS + 5,
         case=CASE,
         decided_at_ms=1,
         verdict=kind,
-        order_id="order-1",
+        order_id=order,
         model=CASE,
         champion="v0001",
         candidate=candidate,
@@ -280,7 +293,7 @@ def test_a_champion_that_cannot_be_measured_is_not_replaced_unseen(
 
 
 def test_a_whole_turn(broker: KafkaSettings, world: World) -> None:
-    """Refused, admitted and rolled back, admitted and promoted; every step once, across restarts."""
+    """Refused, admitted and rolled back, by the guard and by a person, admitted and promoted; every step once, across restarts."""
     with Running(broker, world):
         publish(broker, world.candidate("v0003", "order-1"))
         # Nobody to compare with yet, so it waits; this release also fences the running worker.
@@ -298,7 +311,7 @@ def test_a_whole_turn(broker: KafkaSettings, world: World) -> None:
         assert signature.signer(world.models / CASE / "v0003") is None
         assert (canary.champion, canary.canary) == ("v0001", "v0002")
         assert (canary.canary_share, canary.decided_by) == (CANARY_SHARE, "admission")
-        publish(broker, guard(VerdictKind.ROLL_BACK, "v0002", "1"))
+        publish(broker, guard(VerdictKind.ROLL_BACK, "v0002", "order-2"))
         rolled_back = await_epoch(broker, 3)
         assert (rolled_back.champion, rolled_back.canary) == ("v0001", None)
 
@@ -306,17 +319,24 @@ def test_a_whole_turn(broker: KafkaSettings, world: World) -> None:
     publish(broker, world.candidate("v0002", "order-3"))
     with Running(broker, world):
         assert await_epoch(broker, 4).canary == "v0002"
+        # What a person ends is said of the order, whose loop would wait for it for ever.
+        release_log.rollback(broker, CASE, reason="complaints", decided_by="ann")
+        [ended] = await_end(broker, "order-3")
+        assert (ended.verdict, ended.reason) == (VerdictKind.ROLL_BACK, "by ann: complaints")
+        publish(broker, world.candidate("v0002", "order-4"))
+        assert await_epoch(broker, 6).canary == "v0002"
     with Running(broker, world):
         time.sleep(2)
-        assert await_epoch(broker, 4).epoch == 4
-        publish(broker, guard(VerdictKind.PROMOTE, "v0002", "2"))
-        promoted = await_epoch(broker, 5)
+        assert await_epoch(broker, 6).epoch == 6
+        publish(broker, guard(VerdictKind.PROMOTE, "v0002", "order-4"))
+        promoted = await_epoch(broker, 7)
         assert (promoted.champion, promoted.canary, promoted.canary_share) == ("v0002", None, 0.0)
     with Running(broker, world):
         time.sleep(2)
-    assert await_epoch(broker, 5) == promoted
+    assert await_epoch(broker, 7) == promoted
     ids = [v.event_id for v in gate_verdicts(broker)]
-    assert len(ids) == len(set(ids)) == 3
+    assert len(ids) == len(set(ids)) == 4
+    assert [len(await_end(broker, f"order-{n}")) for n in (2, 3, 4)] == [1, 1, 1]
 
 
 def test_a_killed_admission_decides_once(broker: KafkaSettings, world: World) -> None:
