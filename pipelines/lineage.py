@@ -41,43 +41,53 @@ class Lineage:
         self._folder, self._url = stores.lineage_dir, stores.lineage_url
 
     def emit(self, event: RunEvent) -> None:
-        """Tell; what goes wrong is logged."""
-        for transport in self._transports():
+        """Tell; what goes wrong is logged, also where a transport cannot be set up."""
+        for made in (self._to_file, self._to_url):
             try:
-                transport.emit(event)
+                if (transport := made()) is not None:
+                    transport.emit(event)
             except Exception as error:  # noqa: BLE001 - a transport may raise anything of its own
-                log.warning("lineage", to=transport.kind, error=str(error))
+                log.warning("lineage", to=made.__name__, error=str(error))
 
     @property
     def wanted(self) -> bool:
         """Whether anybody is told; the client takes a second to import."""
         return bool(self._folder or self._url)
 
-    def _transports(self) -> list[Transport]:
+    def _to_file(self) -> Transport | None:
         from openlineage.client.transport.file import FileConfig, FileTransport  # noqa: PLC0415
+
+        if not self._folder:
+            return None
+        Path(self._folder).mkdir(parents=True, exist_ok=True)
+        path = str(Path(self._folder) / FILE)
+        return FileTransport(FileConfig(log_file_path=path, append=True))
+
+    def _to_url(self) -> Transport | None:
         from openlineage.client.transport.http import HttpConfig, HttpTransport  # noqa: PLC0415
 
-        to: list[Transport] = []
-        if self._folder:
-            Path(self._folder).mkdir(parents=True, exist_ok=True)
-            path = str(Path(self._folder) / FILE)
-            to.append(FileTransport(FileConfig(log_file_path=path, append=True)))
-        if self._url:
-            # Nobody waits for a collector that is away: the file has it.
-            given = {"url": self._url, "timeout": HTTP_TIMEOUT_S, "retry": {"total": 1}}
-            to.append(HttpTransport(HttpConfig.from_dict(given)))
-        return to
+        if not self._url:
+            return None
+        # Nobody waits for a collector that is away: the file has it.
+        given = {"url": self._url, "timeout": HTTP_TIMEOUT_S, "retry": {"total": 1}}
+        return HttpTransport(HttpConfig.from_dict(given))
 
 
 class TrainingRun:
-    """One training: began with the snapshots that it read, ended with a version or a reason."""
+    """One training: began with the snapshots that it read, ended with a version or a reason.
 
-    def __init__(self, stores: StoreSettings, case: str, order_id: str | None) -> None:
+    All attempts at an order are one run: one that was killed is ended by the next, and by whoever sees it die. Of a training by
+    hand, those who tell of it must agree on a `run_id`.
+    """
+
+    def __init__(
+        self, stores: StoreSettings, case: str, order_id: str | None, run_id: str | None = None
+    ) -> None:
         self._lineage = Lineage(stores)
         self._warehouse = stores.warehouse
         self._job = f"{case}.training"
         self._order_id = order_id
-        self._run_id = str(uuid4())
+        self._run_id = _run_of(f"{self._job}.{order_id}") if order_id else run_id or str(uuid4())
         self._snapshots: Mapping[str, int] = {}
 
     def begin(self, snapshots: Mapping[str, int]) -> None:
@@ -92,6 +102,10 @@ class TrainingRun:
     def fail(self, why: str) -> None:
         """It made none."""
         self._tell("FAIL", why=why)
+
+    def abort(self, why: str) -> None:
+        """It was not let go on."""
+        self._tell("ABORT", why=why)
 
     def _tell(
         self,
@@ -134,7 +148,7 @@ def jobs_ended(stores: StoreSettings, names: Iterable[str]) -> None:
 
 
 def _run_of(job: str) -> str:
-    """A feature job's name holds its definition; whenever it is submitted again it is the same run, which goes on."""
+    """A feature job's name holds its definition, a retraining's its order; whenever it is begun again it is the same run, which goes on."""
     return str(uuid5(NAMESPACE_URL, f"{NAMESPACE}/{job}"))
 
 

@@ -1,4 +1,4 @@
-"""One training in a process of its own: `python -m pipelines.train_process`, a `Job` on stdin, lines of JSON on stdout.
+"""One training in a process of its own: `python -m pipelines.train_process CASE`, a `Job` on stdin, lines of JSON on stdout.
 
 It runs at low priority on one core, so that scoring keeps its own. What it imports takes seconds; that is done before the job
 comes, so that whoever starts it early has it ready. It holds its stdin open: when whoever asked
@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from features.settings import StoreSettings
 from schemas import usecase
@@ -36,7 +37,8 @@ class Job(BaseModel):
     """What to train: a version on requests of `[since_ms, until_ms)`, by the use case's `train` if not told otherwise.
 
     It is told by an `estimator`, or by a `champion`: the version that is to be fitted anew.
-    With `accept_data`, rows are not compared with those of the last version: a person has looked at them.
+    Rows are compared with those of the version `like`, or of the newest. With `accept_data` they are not: a person has looked at
+    them. `run_id` is what lineage calls a training without an order.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,7 +51,9 @@ class Job(BaseModel):
     order_id: str | None = None
     estimator: str | None = None
     champion: str | None = None
+    like: str | None = None
     accept_data: bool = False
+    run_id: str = Field(default_factory=lambda: str(uuid4()))
 
 
 Kind = Literal["progress", "read", "built", "failed"]
@@ -68,10 +72,8 @@ class Line(BaseModel):
 
 
 def main() -> int:
-    """Do the job on stdin. Returns 1 where it was refused; anything unforeseen is a traceback on stderr."""
+    """Do the job on stdin. Returns 1 where it failed; of anything unforeseen there is a traceback on stderr."""
     os.nice(NICENESS)
-    # Ctrl-C is for whoever asked: it closes the pipe.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
     # Heavy imports only now: the parent's death is already watched.
@@ -79,9 +81,13 @@ def main() -> int:
     from pipelines.lineage import TrainingRun  # noqa: PLC0415
     from schemas.errors import HeadraceError  # noqa: PLC0415
 
+    for layer in ("schemas", "pipelines"):
+        usecase.load(layer, sys.argv[1])
+    # Of what was imported, which may be of yesterday when the job comes.
+    origin = training.Origin.now()
     job = Job.model_validate_json(jobs.get())
     models_dir = Path(job.models_dir)
-    run = TrainingRun(job.stores, job.case, job.order_id)
+    run = TrainingRun(job.stores, job.case, job.order_id, job.run_id)
     name, chosen = job.estimator, ""
     try:
         if name is None and job.champion is not None:
@@ -93,11 +99,16 @@ def main() -> int:
             estimator_name=name,
             order_id=job.order_id,
             chosen=chosen,
+            origin=origin,
             progress=lambda text: _say("progress", text),
         )
-    except HeadraceError as error:
-        run.fail(str(error))
-        _say("failed", str(error))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it ends this run, and somebody waits to hear of it
+        why = str(error)
+        if not isinstance(error, HeadraceError):
+            traceback.print_exc()
+            why = f"{type(error).__name__}: {why}"
+        run.fail(why)
+        _say("failed", why)
         return 1
     run.complete(built, models_dir)
     _say("built", built.version)
@@ -127,7 +138,10 @@ def _rows(job: Job, models_dir: Path, run: TrainingRun) -> TrainingSet:
         if folder:
             training_work.keep(folder, rows)
     if not job.accept_data:
-        last = training_checks.LastGood.of(models_dir, str(usecase.load("schemas", job.case).MODEL))
+        model = str(usecase.load("schemas", job.case).MODEL)
+        last = training_checks.LastGood.of(
+            models_dir, model, job.like, lambda text: _say("progress", text)
+        )
         training_checks.refuse_unlike(rows, last, training_checks.checks_of(job.case))
     return rows
 
@@ -139,11 +153,12 @@ def _say(kind: Kind, text: str) -> None:
 
 def _listen(jobs: queue.SimpleQueue[bytes]) -> None:
     """Hand on the job, and end with the parent."""
-    if line := sys.stdin.buffer.readline():
-        jobs.put(line)
-    # The raw descriptor: a thread that waits inside sys.stdin would hold its lock when the interpreter ends.
-    while os.read(0, 1024):
-        continue
+    # The raw descriptor: a thread that waits inside sys.stdin holds its lock, and the interpreter cannot end.
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+        if line := stdin.readline():
+            jobs.put(line)
+        while stdin.read(1024):
+            continue
     os._exit(2)
 
 

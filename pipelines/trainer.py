@@ -2,7 +2,7 @@
 
 The control log is its only memory. An order without a candidate is open; it is trained in a process of its own and answered
 once. After a crash the order is still open, and a version that was already finished for it is found
-by the order's id in its manifest instead of being trained again.
+by the order's id in its manifest instead of being trained again. What was made for an order that was refused meanwhile is removed.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from uuid import uuid4
 import structlog
 
 from pipelines import training_work
+from pipelines.lineage import TrainingRun
 from pipelines.train_process import Job
 from pipelines.training_child import Spare, TrainingChild
 from schemas import manifest, usecase
 from schemas.control import Brake, BrakeKind, Candidate, DataAccess, RetrainingOrder
-from schemas.control_log import ControlLog
-from schemas.manifest import Manifest
+from schemas.control_log import ControlLog, Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from features.settings import StoreSettings
     from pipelines.settings import PipelineSettings
-    from schemas.control_log import Entry
+    from schemas.manifest import Manifest
     from schemas.settings import KafkaSettings
     from schemas.worker import WorkerContext
 
@@ -42,8 +42,13 @@ POLL_S = 0.5
 ERROR_CHARS_MAX = 500
 
 Reading = Callable[[Mapping[str, int]], None]
+Wanted = Callable[[], bool]
 
 log = structlog.get_logger()
+
+
+class TrainingLost(Exception):
+    """The training process has not come to an end of its own."""
 
 
 class OpenOrders:
@@ -89,6 +94,11 @@ class OpenOrders:
         return order.event_id in self._open
 
     @property
+    def dismissed(self) -> set[str]:
+        """The ids of those that were refused, or lapsed, and will never have a candidate."""
+        return self._refused - self._answered
+
+    @property
     def count(self) -> int:
         """How many are open."""
         return len(self._open)
@@ -108,15 +118,18 @@ def run(
 ) -> None:
     """Answer orders until told to stop; a training under way is then given up and its order stays open.
 
+    A training whose order is refused is given up as well, and nothing is left of it.
+
     Raises:
         ControlLogUnavailable: Start again; nothing is lost.
     """
-    orders = OpenOrders()
+    orders, models = OpenOrders(), Path(models_dir)
     with (
         ControlLog(kafka, ctx.case, TOPICS, f"{ctx.case}.trainer") as control,
-        closing(Spare(pipelines.training_threads)) as spare,
+        closing(Spare(ctx.case, pipelines.training_threads)) as spare,
     ):
         orders.fold(control.read_all())
+        _discard(models, ctx.case, orders.dismissed)
         while not ctx.stop.is_set():
             order = orders.first()
             ctx.report({"open": orders.count, "answered": orders.answered, "training": ""})
@@ -124,16 +137,17 @@ def run(
                 spare.keep()
                 orders.fold(control.poll(POLL_S))
                 continue
-            reading = _recorded(control, order)
-            candidate = _candidate(ctx, order, stores, pipelines, Path(models_dir), reading, spare)
+            reading, wanted = _recorded(control, order), _wanted(control, orders, order)
+            candidate = _candidate(ctx, order, stores, pipelines, models, reading, wanted, spare)
+            if not wanted():
+                log.warning("trainer.refused", order=order.event_id)
+                _discard(models, ctx.case, {order.event_id} & orders.dismissed)
+                continue
             if candidate is None:
                 return
-            orders.fold(control.poll(0))
-            if not orders.is_open(order):
-                log.warning("trainer.refused", order=order.event_id)  # while it was trained
-                continue
             control.publish(candidate)
-            orders.fold(control.poll(POLL_S))
+            # Before a refusal that comes too late is read: the version is on record, and admission's.
+            orders.fold([Entry(candidate, candidate.decided_at_ms)])
 
 
 def train(
@@ -141,6 +155,7 @@ def train(
     pipelines: PipelineSettings,
     ctx: WorkerContext,
     reading: Reading = lambda _: None,
+    wanted: Wanted = lambda: True,
     child: TrainingChild | None = None,
 ) -> tuple[str | None, str | None]:
     """Run a training process to its end; `reading` is told of the snapshots that it reads, before it has their rows.
@@ -150,35 +165,54 @@ def train(
         pipelines: How long it may take, and on how many threads.
         ctx: Progress is reported to it.
         reading: See above.
+        wanted: Asked while it runs, about twice a second.
         child: A process that waits for its job; started here if none is given.
 
     Returns:
-        The version, or None; and why there is none, or None. Both are None where `ctx.stop` ended it.
+        The version, or None; and why there is none, or None. Both are None where `ctx.stop` ended it, or nobody wants it.
     """
-    with child or TrainingChild(pipelines.training_threads) as process:
-        try:
-            process.give(job)
-        except BrokenPipeError:
-            return None, f"the training process ended with {process.wait()} before it had its job"
-        return _follow(process, job, pipelines.training_timeout_s, ctx, reading)
+    run = TrainingRun(job.stores, job.case, job.order_id, job.run_id)
+    try:
+        with child or TrainingChild(job.case, pipelines.training_threads) as process:
+            ended = _follow(process, job, pipelines.training_timeout_s, ctx, reading, wanted)
+    except TrainingLost as lost:
+        if ctx.stop.is_set():
+            return None, None  # whoever stopped this worker may have ended the process as well
+        # It is dead by now, and says nothing more of itself.
+        run.fail(str(lost))
+        return None, str(lost)
+    if ended == (None, None) and not ctx.stop.is_set():
+        run.abort("nobody wants it any more")
+    return ended
 
 
 def _follow(
-    process: TrainingChild, job: Job, timeout_s: float, ctx: WorkerContext, reading: Reading
+    process: TrainingChild,
+    job: Job,
+    timeout_s: float,
+    ctx: WorkerContext,
+    reading: Reading,
+    wanted: Wanted,
 ) -> tuple[str | None, str | None]:
+    try:
+        process.give(job)
+    except BrokenPipeError as error:
+        raise TrainingLost(
+            f"the training process ended with {process.wait()} before it had its job"
+        ) from error
     began = time.monotonic()
     said = "starting"
-    while not ctx.stop.is_set():
+    while not ctx.stop.is_set() and wanted():
         spent_s = time.monotonic() - began
         if spent_s > timeout_s:
-            return None, f"not done after {timeout_s:.0f} s, at: {said}"
+            raise TrainingLost(f"not done after {timeout_s:.0f} s, at: {said}")
         ctx.report({"open": 1, "training": said, "training_s": round(spent_s, 1)})
         try:
             line = process.line(POLL_S)
         except queue.Empty:
             continue
         if line is None:
-            return None, f"the training process ended with {process.wait()}, at: {said}"
+            raise TrainingLost(f"the training process ended with {process.wait()}, at: {said}")
         if line.kind == "read":
             reading(json.loads(line.text))
             continue
@@ -198,11 +232,12 @@ def _candidate(
     pipelines: PipelineSettings,
     models_dir: Path,
     reading: Reading,
+    wanted: Wanted,
     spare: Spare,
 ) -> Candidate | None:
-    """The answer to an order; None where the worker was stopped before there was one."""
+    """The answer to an order; None where the worker was stopped before there was one, or nobody wants one any more."""
     model = str(usecase.load("schemas", ctx.case).MODEL)
-    built = built_for(models_dir, model, order.event_id)
+    built, error = built_for(models_dir, model, order.event_id), None
     if built is None:
         job = Job(
             case=ctx.case,
@@ -212,24 +247,24 @@ def _candidate(
             until_ms=order.until_ms,
             order_id=order.event_id,
             champion=order.version,
+            like=order.version,
         )
-        version, error = train(job, pipelines, ctx, reading, spare.take())
+        version, error = train(job, pipelines, ctx, reading, wanted, spare.take())
         if version is None and error is None:
             return None
-        training_work.forget(training_work.place(models_dir, ctx.case, order.event_id))
-        if version is None:
-            return _answer(order, model, error=error)
-        built = Manifest.read(models_dir / model / version)
+        # Also where it was ended: it may have finished before.
+        built = built_for(models_dir, model, order.event_id)
+        error = error or f"{version} cannot be read"
+    training_work.forget(training_work.place(models_dir, ctx.case, order.event_id))
+    if built is None:
+        return _answer(order, model, error=error)
     return _answer(order, model, built=built, folder=models_dir / model / built.version)
 
 
 def built_for(models_dir: Path, model: str, order_id: str) -> Manifest | None:
     """The version that was finished for an order before its candidate could be published."""
-    for version in reversed(manifest.versions(models_dir, model)):
-        found = Manifest.read(models_dir / model / version)
-        if found.order_id == order_id:
-            return found
-    return None
+    said = manifest.manifests(models_dir, model)
+    return next((one for one in said if one.order_id == order_id), None)
 
 
 def access(
@@ -255,6 +290,21 @@ def access(
         until_ms=span_ms[1],
         snapshots=dict(snapshots),
     )
+
+
+def _wanted(control: ControlLog, orders: OpenOrders, order: RetrainingOrder) -> Wanted:
+    """Whether an order is open, by all that is on the log by now."""
+
+    def wanted() -> bool:
+        orders.fold(control.poll(0))
+        return orders.is_open(order)
+
+    return wanted
+
+
+def _discard(models_dir: Path, case: str, order_ids: Collection[str]) -> None:
+    if removed := training_work.discard(models_dir, case, order_ids):
+        log.warning("trainer.discarded", versions=removed)
 
 
 def _recorded(control: ControlLog, order: RetrainingOrder) -> Reading:

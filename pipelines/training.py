@@ -9,7 +9,7 @@ from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +40,18 @@ PROJECT = Path(__file__).parents[1]
 Progress = Callable[[str], None]
 
 
+class Origin(NamedTuple):
+    """What trains: the revision of the code, and the digest of the lock of its environment."""
+
+    code: str
+    lock: str
+
+    @classmethod
+    def now(cls) -> Origin:
+        """As they lie on disk."""
+        return cls(_revision(), file_digest(sbom.LOCK) if sbom.LOCK.exists() else sbom.UNKNOWN)
+
+
 def build(
     training: TrainingSet,
     models_dir: Path,
@@ -47,6 +59,7 @@ def build(
     estimator_name: str | None = None,
     order_id: str | None = None,
     chosen: str = "",
+    origin: Origin | None = None,
     progress: Progress = lambda _: None,
 ) -> Manifest:
     """Fit, convert, prove the conversion, measure on the held-out rows, and put the version in its place.
@@ -59,6 +72,7 @@ def build(
         estimator_name: One of the use case's `ESTIMATORS`; its `train` for None.
         order_id: The order that this answers.
         chosen: Why this estimator, for the card.
+        origin: What trains; that of now if not given.
         progress: Told what is being done.
 
     Raises:
@@ -84,7 +98,9 @@ def build(
         (folder / MODEL_FILE).write_bytes(model.SerializeToString())
         pq.write_table(_reference(training, estimator, use_case.SEED), folder / REFERENCE_FILE)
         pq.write_table(_holdout(training, scores), folder / HOLDOUT_FILE)
-        draft = _manifest(training, use_case, name, estimator, metrics, order_id)
+        draft = _manifest(
+            training, use_case, name, estimator, metrics, order_id, origin or Origin.now()
+        )
         reliance = _reliance(training, estimator, metrics["auc"], use_case.SEED)
         (folder / CARD_FILE).write_text(card(draft, reliance, chosen), encoding="utf-8")
         files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
@@ -172,6 +188,7 @@ def _manifest(
     estimator: Classifier,
     metrics: dict[str, float],
     order_id: str | None,
+    origin: Origin,
 ) -> Manifest:
     """All but the version, which is known only when the folder has its name, and the files, which are not all there yet."""
     parameters = {k: v for k, v in estimator.get_params().items() if _plain(v)}
@@ -189,13 +206,14 @@ def _manifest(
             until_ms=training.until_ms,
             rows=len(training.train),
             label_rate=training.train.label_rate,
+            covered_ms=training.train.covered_ms,
         ),
         snapshots=dict(training.snapshots),
         metrics=metrics,
         parameters=parameters,
         seed=use_case.SEED,
-        code=_revision(),
-        lock=file_digest(sbom.LOCK) if sbom.LOCK.exists() else sbom.UNKNOWN,
+        code=origin.code,
+        lock=origin.lock,
         created_ms=time.time_ns() // 1_000_000,
         order_id=order_id,
         estimator=name,

@@ -1,4 +1,4 @@
-"""Whether rows may carry a model: a training set against the last one that did.
+"""Whether rows may carry a model: a training set against that of the champion.
 
 A retraining is ordered because the data has moved, so only what no world does by itself is refused: hardly any rows, labels that
 are suddenly all one way, inputs that are suddenly missing, most inputs in another place than ever. That is a broken source,
@@ -7,12 +7,14 @@ and a model fitted on it would be sound and wrong. A person may accept such rows
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+import structlog
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -25,13 +27,15 @@ NAMES_SHOWN = 5
 
 Floats = NDArray[np.float64]
 
+log = structlog.get_logger()
+
 
 @dataclass(frozen=True)
 class DataChecks:
     """What a use case bears from one training set to the next (`DATA_CHECKS` in `pipelines/<case>.py`).
 
     Attributes:
-        rows_share_min: Of the last set's rows a day, so many must be there.
+        rows_share_min: Of the last good set's rows a day, so many must be there.
         label_rate_factor_max: So many times rarer or more frequent the label may have become.
         null_rise_max: The share of missing values of one input may rise by so much.
         distance_max: Two samples of an input lie apart where their Kolmogorov-Smirnov distance is above this.
@@ -47,21 +51,55 @@ class DataChecks:
 
 @dataclass(frozen=True)
 class LastGood:
-    """The newest version that passed, and a sample of its rows: input → values, NaN for null."""
+    """The version whose rows are compared with, and a sample of them: input → values, NaN for null."""
 
     manifest: Manifest
     inputs: dict[str, Floats]
 
     @classmethod
-    def of(cls, models_dir: Path, model: str) -> LastGood | None:
-        """None where no version has been trained yet. Variants were not trained."""
-        for version in reversed(manifest.versions(models_dir, model)):
-            folder = models_dir / model / version
-            described = Manifest.read(folder)
-            if described.variant_of is None:
-                table = pq.read_table(folder / REFERENCE_FILE)
-                sample = {n: table[n].to_numpy().astype(np.float64) for n in described.inputs}
-                return cls(described, sample)
+    def of(
+        cls,
+        models_dir: Path,
+        model: str,
+        like: str | None = None,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> LastGood | None:
+        """The champion's rows, by its version: what came after it may have been refused, or rolled back.
+
+        Where `like` names none, or one that cannot be read, it is the newest version. Variants were not trained: it is
+        their origin.
+
+        Args:
+            models_dir: Where versions lie.
+            model: Whose.
+            like: The champion.
+            progress: Told where `like` cannot be read.
+
+        Returns:
+            None where no version has been trained yet.
+        """
+        known = {said.version: said for said in manifest.manifests(models_dir, model)}
+        named = known.get(like or "")
+        named = known.get(named.variant_of) if named and named.variant_of else named
+        trained = [said for said in known.values() if said.variant_of is None]
+        for said in ([named] if named else []) + trained:
+            sample = _sample(models_dir / model / said.version, said.inputs)
+            if sample is None:
+                continue
+            if like and said is not named:
+                progress(
+                    f"the rows of {like} cannot be read: those of {said.version} are what is compared with"
+                )
+            return cls(said, sample)
+        return None
+
+
+def _sample(folder: Path, inputs: Sequence[str]) -> dict[str, Floats] | None:
+    try:
+        table = pq.read_table(folder / REFERENCE_FILE)
+        return {name: table[name].to_numpy().astype(np.float64) for name in inputs}
+    except (OSError, pa.ArrowException, KeyError) as error:
+        log.warning("training_checks.unreadable", folder=str(folder), error=str(error))
         return None
 
 
@@ -72,7 +110,7 @@ def checks_of(case: str) -> DataChecks:
 
 
 def refuse_unlike(training: TrainingSet, last: LastGood | None, checks: DataChecks) -> None:
-    """Refuse rows that are unlike the last that a version was trained on.
+    """Refuse rows that are unlike those of the last good version.
 
     Raises:
         TrainingRefused: With every check that failed, its bound and what came.
@@ -91,8 +129,9 @@ def refuse_unlike(training: TrainingSet, last: LastGood | None, checks: DataChec
 
 def _rows(training: TrainingSet, last: LastGood, checks: DataChecks) -> Iterator[str]:
     then = last.manifest.trained
-    daily = len(training.train) / (training.until_ms - training.since_ms) * DAY_MS
-    daily_then = then.rows / (then.until_ms - then.since_ms) * DAY_MS
+    daily = _daily(len(training.train), training.train.covered_ms)
+    # A version of before counts fewer than it had, which is lenient.
+    daily_then = _daily(then.rows, then.covered_ms or then.until_ms - then.since_ms)
     if daily < checks.rows_share_min * daily_then:
         yield (
             f"{daily:,.0f} rows a day against {daily_then:,.0f}; "
@@ -104,6 +143,11 @@ def _rows(training: TrainingSet, last: LastGood, checks: DataChecks) -> Iterator
             f"{rate:.2%} positive labels against {rate_then:.2%}; "
             f"a factor of {checks.label_rate_factor_max:g} is borne"
         )
+
+
+def _daily(rows: int, covered_ms: int) -> float:
+    """By the time that the rows cover: the held-out week and labels that come late would count against a short look back."""
+    return rows / max(covered_ms, 1) * DAY_MS
 
 
 def _inputs(training: TrainingSet, last: LastGood, checks: DataChecks) -> Iterator[str]:

@@ -21,11 +21,13 @@ log = structlog.get_logger()
 class TrainingChild:
     """One process for one job. It imports what it needs, which takes seconds, whether it has its job or not."""
 
-    def __init__(self, threads: int) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.train_process"],
+    def __init__(self, case: str, threads: int) -> None:
+        self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and the name of a use case
+            [sys.executable, "-m", "pipelines.train_process", case],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            # A signal to the worker's group is the worker's to answer: the order of a training that it broke off stays open.
+            process_group=0,
             env=os.environ | ONE_THREAD | {"OMP_NUM_THREADS": str(threads)},
         )
         assert self._process.stdin is not None
@@ -85,14 +87,14 @@ class TrainingChild:
 class Spare:
     """A process for the next job, started while there is none."""
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
+    def __init__(self, case: str, threads: int) -> None:
+        self._case, self._threads = case, threads
         self._child: TrainingChild | None = None
 
     def keep(self) -> None:
         """Have one. One that has died is not started again before it is wanted: it would die again, and again."""
         if self._child is None:
-            self._child = TrainingChild(self._threads)
+            self._child = TrainingChild(self._case, self._threads)
 
     def take(self) -> TrainingChild:
         """The one that is kept, or a new one."""
@@ -101,7 +103,7 @@ class Spare:
             log.warning("trainer.process", text="the one kept ready has ended")
             child.close()
             child = None
-        return child or TrainingChild(self._threads)
+        return child or TrainingChild(self._case, self._threads)
 
     def close(self) -> None:
         """End it."""

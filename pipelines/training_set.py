@@ -73,6 +73,11 @@ class Rows:
         )
 
     @property
+    def covered_ms(self) -> int:
+        """From the first row to the last."""
+        return int(self.event_time_ms[-1] - self.event_time_ms[0])
+
+    @property
     def label_rate(self) -> float:
         """The share of positive labels; NaN without rows."""
         return float(self.labels.mean()) if len(self) else float("nan")
@@ -125,7 +130,7 @@ def training_set(
     vectors = features_as_of(plan, module.SERVICE, lake, entities, snapshots=snapshots)
     names = plan.service(module.SERVICE).names
     rows = _rows(module, labelled, _matrix(vectors, names))
-    train, holdout = _split(rows, labelled["outcome_ms"].to_numpy(dtype=np.int64), holdout_s)
+    train, holdout = split(rows, labelled["outcome_ms"].to_numpy(dtype=np.int64), holdout_s)
     _refuse_thin(case, "to train on", train, ROWS_MIN)
     _refuse_thin(case, "held out", holdout, HOLDOUT_ROWS_MIN)
     return TrainingSet(
@@ -203,7 +208,8 @@ def _rows(module: ModuleType, labelled: pd.DataFrame, vectors: NDArray[np.float6
     )
 
 
-def _split(rows: Rows, outcome_ms: Times, holdout_s: int) -> tuple[Rows, Rows]:
+def split(rows: Rows, outcome_ms: Times, holdout_s: int) -> tuple[Rows, Rows]:
+    """What is fitted, and what is held out."""
     # By the last row, not by the end of the interval, which may lie beyond what has been received.
     holdout_from_ms = int(rows.event_time_ms.max()) + 1 - holdout_s * 1000
     held = rows.event_time_ms >= holdout_from_ms

@@ -20,10 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.training_set import Rows, TrainingSet
-from schemas import usecase
+from schemas import manifest, usecase
+from schemas.manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from features.views import Plan
+    from schemas.manifest import Manifest
 
 FOLDER = ".work"
 SET_FILE = "set.json"
@@ -63,7 +67,42 @@ def building(home: Path, order_id: str | None) -> Path:
         folder = home / f".building-{uuid4().hex}"
         folder.mkdir(parents=True)
         return folder
-    return _draft(home, f".building-{_name(order_id)}-")
+    return _draft(home, _building(order_id))
+
+
+def discard(models_dir: Path, case: str, order_ids: Collection[str]) -> list[str]:
+    """Remove all that was made for orders that nobody wants answered any more; no process may be at work on one of them.
+
+    A version that somebody has signed since stays: its folder holds more than its manifest names, and a person answers for it.
+
+    Returns:
+        The versions that were removed.
+    """
+    model = str(usecase.load("schemas", case).MODEL)
+    home = models_dir / model
+    unwanted = [
+        said for said in manifest.manifests(models_dir, model) if said.order_id in order_ids
+    ]
+    removed = [said.version for said in unwanted if _hidden(home, said)]
+    for order_id in order_ids:
+        work = place(models_dir, case, order_id)
+        forget(work)
+        _sweep(work.parent, f".{work.name}-")
+        _sweep(home, _building(order_id))
+    return removed
+
+
+def _hidden(home: Path, said: Manifest) -> bool:
+    """Take a version out of sight, as if it had never been finished: whoever sees one sees all of it."""
+    folder = home / said.version
+    if {path.name for path in folder.glob("*")} != {MANIFEST_FILE, *said.files}:
+        return False
+    folder.rename(home / f"{_building(str(said.order_id))}{uuid4().hex}")
+    return True
+
+
+def _building(order_id: str) -> str:
+    return f".building-{_name(order_id)}-"
 
 
 def _name(order_id: str) -> str:
@@ -72,12 +111,15 @@ def _name(order_id: str) -> str:
 
 
 def _draft(parent: Path, prefix: str) -> Path:
-    name = uuid4().hex
-    for left in parent.glob(escape(prefix) + "?" * len(name)):
-        shutil.rmtree(left, ignore_errors=True)
-    folder = parent / f"{prefix}{name}"
+    _sweep(parent, prefix)
+    folder = parent / f"{prefix}{uuid4().hex}"
     folder.mkdir(parents=True)
     return folder
+
+
+def _sweep(parent: Path, prefix: str) -> None:
+    for left in parent.glob(escape(prefix) + "?" * len(uuid4().hex)):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def kept(folder: Path, plan: Plan) -> TrainingSet | None:

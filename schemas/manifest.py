@@ -16,10 +16,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+import structlog
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas import evolution, usecase
 from schemas.errors import HeadraceError
@@ -37,13 +39,19 @@ Precision = Literal["fp32", "fp16", "int8"]
 VERSION = re.compile(r"^v[0-9]{4}$")
 VERSION_TRIES = 5
 
+log = structlog.get_logger()
+
 
 class NoFreeVersion(HeadraceError):
     """A finished folder could not be put in its place."""
 
 
 class Trained(BaseModel):
-    """What a version was fitted on: requests of `[since_ms, until_ms)` in event time."""
+    """What a version was fitted on: requests of `[since_ms, until_ms)` in event time.
+
+    `covered_ms` is from the first row to the last: the newest are held out, and the last of the rest have no outcome yet. Versions
+    of before do not say.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,6 +59,7 @@ class Trained(BaseModel):
     until_ms: int
     rows: int
     label_rate: float
+    covered_ms: int | None = None
 
 
 class Manifest(BaseModel):
@@ -132,6 +141,17 @@ def versions(models_dir: Path, model: str) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(path.name for path in folder.iterdir() if VERSION.match(path.name))
+
+
+def manifests(models_dir: Path, model: str) -> Iterator[Manifest]:
+    """What the versions say of themselves, newest first. A folder that cannot be read is logged and passed over."""
+    for version in reversed(versions(models_dir, model)):
+        try:
+            said = Manifest.read(models_dir / model / version)
+        except (OSError, ValidationError) as error:
+            log.warning("manifest.unreadable", model=model, version=version, error=str(error))
+        else:
+            yield said
 
 
 def place(draft: Manifest, folder: Path, models_dir: Path) -> Manifest:

@@ -16,12 +16,12 @@ class Docket:
 
     def __init__(self, case: str) -> None:
         self.state = ReleaseState(case)
-        self.released_ms = 0
         self.catalogue = Catalogue(case)
         self._candidates: OrderedDict[str, Candidate] = OrderedDict()
         self._judged: set[str] = set()
         # By epoch; Kafka compacts them, so some may be missing.
         self._releases: dict[int, Release] = {}
+        self._released_ms: dict[int, int] = {}
         # Order → the verdict that admitted its candidate; and the orders whose trial has a verdict.
         self._admitted: dict[str, Verdict] = {}
         self._ended: set[str] = set()
@@ -35,9 +35,9 @@ class Docket:
             event = entry.event
             if isinstance(event, Release):
                 self._releases[event.epoch] = event
+                self._released_ms.setdefault(event.epoch, entry.ingest_ms)
                 if event.epoch > self.state.epoch:
                     self.state = self.state.fold(event)
-                    self.released_ms = entry.ingest_ms
             elif isinstance(event, Candidate):
                 if event.error is None and event.version is not None:
                     self._candidates.setdefault(event.event_id, event)
@@ -49,17 +49,19 @@ class Docket:
     def ruling(self) -> Verdict | None:
         """The guard's verdict over the canary in force, given after it was released; None where there is none.
 
-        By the broker's clock: a verdict over an earlier trial of the same version says nothing about this one.
+        By the broker's clock: a verdict over an earlier trial of the same version says nothing about this one. A release that left
+        the canary in its place, a pin or a shadow, annuls none.
         """
         release = self.state.release
         if release is None or release.canary is None:
             return None
+        since_ms = self._tried_since_ms(release.canary)
         for entry in self._guard:
             verdict = entry.event
             if (
                 isinstance(verdict, Verdict)
                 and verdict.candidate == release.canary
-                and entry.ingest_ms >= self.released_ms
+                and entry.ingest_ms >= since_ms
             ):
                 return verdict
         return None
@@ -127,6 +129,15 @@ class Docket:
         # Admission's own word on a trial follows from a release, and leads to none.
         if order is None or verdict.event_id != ended_id(order):
             self._guard.append(entry)
+
+    def _tried_since_ms(self, canary: str) -> int:
+        """When the first of the newest releases came that all try it, as far as they are known."""
+        since_ms = 0
+        for epoch in sorted(self._releases, reverse=True):
+            if self._releases[epoch].canary != canary:
+                break
+            since_ms = self._released_ms[epoch]
+        return since_ms
 
     def _end_of(self, canary: str, now: Release) -> Release:
         """The first known release after the last trial of a version; that in force where no trial is known."""

@@ -45,7 +45,7 @@ def train(
     until: str = typer.Option("", "--until", help="Up to this event time: the same."),
     *,
     accept_data: bool = typer.Option(
-        False, "--accept-data", help="Even where rows are unlike those of the last version."
+        False, "--accept-data", help="Even where rows are unlike those of the champion."
     ),
     as_json: bool = typer.Option(False, "--json", help="As JSON."),
 ) -> None:
@@ -63,7 +63,9 @@ def train(
     from schemas.manifest import Manifest
 
     settings = Settings.of_case(case)
-    job = _job(settings, estimator, since, until).model_copy(update={"accept_data": accept_data})
+    job = _job(settings, estimator, since, until)
+    like = None if accept_data else _champion(settings)
+    job = job.model_copy(update={"accept_data": accept_data, "like": like})
     began_s = time.monotonic()
     version = _trained(settings, job)
     took_s = time.monotonic() - began_s
@@ -148,6 +150,18 @@ def _job(settings: Settings, estimator: str, since: str, until: str) -> Job:
         until_ms=time_option("--until", until, end_ms) if until else end_ms,
         estimator=estimator or None,
     )
+
+
+def _champion(settings: Settings) -> str | None:
+    """Whose rows those of a training by hand are compared with; None where no release is known to be in force."""
+    from pathlib import Path
+
+    from schemas import manifest, usecase
+
+    model = str(usecase.load("schemas", settings.case).MODEL)
+    trained = manifest.versions(Path(settings.serving.models_dir), model)
+    release = release_in_force(settings) if trained else None
+    return release.champion if release else None
 
 
 def _trained(settings: Settings, job: Job) -> str:

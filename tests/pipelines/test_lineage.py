@@ -17,6 +17,7 @@ from schemas.manifest import Manifest, Trained
 from schemas.settings import KafkaSettings
 
 WAREHOUSE = "file:///lake"
+BY_HAND = "c0ffee00-0000-4000-8000-000000000000"
 
 
 def stores(folder: Path | None = None, url: str | None = None) -> StoreSettings:
@@ -74,6 +75,25 @@ def test_a_training_that_failed_says_why(tmp_path: Path) -> None:
     run.fail("there are none")
     assert events(tmp_path)[1]["eventType"] == "FAIL"
     assert events(tmp_path)[1]["run"]["facets"]["errorMessage"]["message"] == "there are none"
+
+
+def test_all_attempts_at_an_order_are_one_run_and_a_training_by_hand_is_one_of_its_own(
+    tmp_path: Path,
+) -> None:
+    told = stores(tmp_path)
+    for run in (
+        TrainingRun(told, "toy", "order-1", "a"),
+        TrainingRun(told, "toy", "order-1", "b"),
+        TrainingRun(told, "toy", "order-2"),
+        TrainingRun(told, "toy", None, BY_HAND),
+        TrainingRun(told, "toy", None),
+    ):
+        run.abort("refused")
+    assert {event["eventType"] for event in events(tmp_path)} == {"ABORT"}
+    first, again, other, by_hand, unnamed = (e["run"]["runId"] for e in events(tmp_path))
+    assert first == again
+    assert by_hand == BY_HAND
+    assert len({first, other, by_hand, unnamed}) == 4
 
 
 def test_a_feature_job_leads_from_its_topic_to_its_tiles(tmp_path: Path) -> None:

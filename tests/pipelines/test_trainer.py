@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from features.settings import StoreSettings
 from infra.local.kafka import KafkaServer
-from pipelines import trainer
+from pipelines import trainer, training, training_work
 from pipelines.lineage import FILE
 from pipelines.settings import PipelineSettings
 from pipelines.train_process import Job
@@ -26,9 +26,10 @@ from pipelines.trainer import OpenOrders, built_for
 from schemas import topics
 from schemas.control import Brake, BrakeKind, Candidate, ControlEvent, DataAccess, RetrainingOrder
 from schemas.control_log import ControlLog, Entry
-from schemas.manifest import Manifest, folder_digest, versions
+from schemas.manifest import MANIFEST_FILE, Manifest, folder_digest, versions
 from schemas.settings import KafkaSettings
 from schemas.worker import WorkerContext
+from tests.pipelines import training_rows
 from tests.pipelines.january import SINCE_MS, UNTIL_MS, lake
 
 CASE = "flights"
@@ -183,6 +184,8 @@ def test_open_is_what_was_ordered_and_neither_answered_nor_refused(
     first = orders.first()
     assert (first is None) == (not ordered - done - waiting)
     assert first is None or first.event_id in ordered - done - waiting
+    answered = {e.order_id for e in said if isinstance(e, Candidate)}
+    assert orders.dismissed == done - answered
 
 
 def test_an_order_becomes_a_candidate_once(
@@ -273,6 +276,51 @@ def test_what_is_proposed_waits_for_approval_and_what_is_refused_is_not_trained(
     assert not answers(broker, "refused")
 
 
+def test_a_refusal_ends_the_training_and_nothing_is_left_of_it(
+    broker: KafkaSettings, january: StoreSettings, tmp_path: Path
+) -> None:
+    told = january.model_copy(update={"lineage_dir": str(tmp_path / "lineage")})
+    with Running(broker, told, tmp_path) as worker:
+        (child,) = training_processes(1)
+        publish(broker, order("unwanted"))
+        await_said(worker, "as of each request")
+        # It stands still, so that it cannot be done before it is refused.
+        child.suspend()
+        training_work.keep(
+            training_work.place(tmp_path, CASE, "order-unwanted"), training_rows.training_set()
+        )
+        training.build(training_rows.training_set(), tmp_path, order_id="order-unwanted")
+        publish(broker, word("unwanted", BrakeKind.REFUSE))
+        psutil.wait_procs([child], timeout=WAIT_S)
+        (spare,) = training_processes(1)
+        assert spare != child
+    assert not answers(broker, "unwanted")
+    assert versions(tmp_path, CASE) == []
+    assert not list((tmp_path / CASE / training_work.FOLDER).iterdir())
+    lines = (tmp_path / "lineage" / FILE).read_text().splitlines()
+    assert json.loads(lines[-1])["eventType"] == "ABORT"
+
+
+def test_what_was_finished_for_an_order_that_was_refused_after_a_crash_is_removed(
+    broker: KafkaSettings, january: StoreSettings, tmp_path: Path
+) -> None:
+    publish(broker, order("late"), word("late", BrakeKind.REFUSE))
+    publish(broker, order("served"), candidate("served"), word("served", BrakeKind.REFUSE))
+    for name in ("late", "served"):
+        training.build(training_rows.training_set(), tmp_path, order_id=f"order-{name}")
+    with Running(broker, january, tmp_path) as worker:
+        while not worker.said:
+            time.sleep(0.1)
+    assert versions(tmp_path, CASE) == ["v0002"]
+
+
+def await_said(worker: Running, text: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not any(text in said for said in worker.said):
+        assert time.monotonic() < deadline, f"{worker.said[-5:]}"
+        time.sleep(0.02)
+
+
 def test_a_version_that_was_finished_before_the_crash_is_published_not_trained_again(
     broker: KafkaSettings, january: StoreSettings, tmp_path: Path
 ) -> None:
@@ -287,6 +335,9 @@ def test_a_version_that_was_finished_before_the_crash_is_published_not_trained_a
     context = WorkerContext(CASE, threading.Event(), lambda _: None)
     assert trainer.train(job, PipelineSettings(), context) == ("v0001", None)
     publish(broker, order("finished"))
+    (tmp_path / CASE / "v0002").mkdir()
+    (tmp_path / CASE / "v0003").mkdir()
+    (tmp_path / CASE / "v0003" / MANIFEST_FILE).write_text("{", encoding="utf-8")
     with Running(broker, january, tmp_path) as worker:
         assert await_answer(broker, "finished").version == "v0001"
     assert not any(worker.said)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from features.views import Plan
-from pipelines import training_work
+from pipelines import training, training_work
 from pipelines.training_set import TrainingSet
+from schemas.manifest import versions
 from tests.pipelines import training_rows
 
 
@@ -87,3 +88,32 @@ def test_no_order_names_a_folder_of_its_choice(
     training_work.forget(folder)
     assert training_work.building(home, order_id).parent == home
     assert version.exists()
+
+
+def test_nothing_is_left_of_what_nobody_wants_and_all_of_the_rest(
+    made: TrainingSet, tmp_path: Path
+) -> None:
+    home = tmp_path / "flights"
+    for name in ("order-1", "order-2", "order-3"):
+        training.build(made, tmp_path, order_id=name)
+        training_work.keep(training_work.place(tmp_path, "flights", name), made)
+        training_work.building(home, name)
+    training.build(made, tmp_path)
+    (home / "v0002" / "model.sig").write_text("signed", encoding="utf-8")
+    (home / "v0005").mkdir()
+    assert training_work.discard(tmp_path, "flights", {"order-1", "order-2", "order-9"}) == [
+        "v0001"
+    ]
+    assert versions(tmp_path, "flights") == ["v0002", "v0003", "v0004", "v0005"]
+    kept = training_work.place(tmp_path, "flights", "order-3")
+    hidden = [path.name for path in home.iterdir() if path.name.startswith(".")]
+    assert sorted(name.rpartition("-")[0] for name in hidden) == ["", f".building-{kept.name}"]
+    assert list((home / training_work.FOLDER).iterdir()) == [kept]
+
+
+def test_a_copy_that_claims_another_name_stops_nobody(made: TrainingSet, tmp_path: Path) -> None:
+    home = tmp_path / "flights"
+    training.build(made, tmp_path, order_id="order-1")
+    (home / "v0001").rename(home / "v0007")
+    assert training_work.discard(tmp_path, "flights", {"order-1"}) == []
+    assert versions(tmp_path, "flights") == ["v0007"]

@@ -175,3 +175,31 @@ def test_what_kafka_has_compacted_is_not_needed(end: End, kind: VerdictKind) -> 
     verdict = closing(*entries(*OPENED, ADMITTED, newest))
     assert verdict is not None
     assert (verdict.verdict, verdict.order_id) == (kind, ORDER.event_id)
+
+
+@pytest.mark.parametrize("kind", [VerdictKind.PROMOTE, VerdictKind.ROLL_BACK])
+def test_a_release_that_leaves_the_canary_in_its_place_annuls_no_verdict(kind: VerdictKind) -> None:
+    said = Verdict(
+        event_id="verdict",
+        event_time_ms=TRIED.event_time_ms,
+        case=CASE,
+        decided_at_ms=1,
+        verdict=kind,
+        order_id=None,
+        model="m",
+        champion="v1",
+        candidate="v2",
+        champion_metrics={},
+        candidate_metrics={},
+        rows=1,
+        reason="test",
+        epoch=TRIED.epoch,
+    )
+    shadowed = with_shadow(TRIED, "v3", **stamp(TRIED))
+    docket = Docket(CASE)
+    docket.fold([Entry(e, 10 * n) for n, e in enumerate((FIRST, TRIED, said, shadowed), 1)])
+    assert docket.ruling() == said
+    ended = rolled_back(shadowed, **stamp(shadowed))
+    again = tried(ended)
+    docket.fold([Entry(ended, 50), Entry(again, 60)])
+    assert docket.ruling() is None
