@@ -84,5 +84,5 @@ def test_every_order_keeps_who_gave_it(released: Settings) -> None:
     release_log.publish(released.kafka, suspended(now, "incident-1", **stamp))
     told = ordered("resume", "--by", "eve")
     assert (told["suspended"], told["decided_by"]) == (False, "eve")
-    said = CliRunner().invoke(command_line(["release"]), ["release", "pin", "--key", "N1", "--off"])
+    said = CliRunner().invoke(command_line(["release"]), ["release", "shadow", "--off"])
     assert f"({user}: by command)" in said.stdout
