@@ -127,7 +127,9 @@ def test_without_forms_nothing_can_be_said() -> None:
     assert "No release yet" in page
 
 
-@pytest.mark.parametrize("far_ms", [10**16, 10**400, -(10**16)])
+@pytest.mark.parametrize(
+    "far_ms", [10**16, 10**400, -(10**16)], ids=["far", "no float", "long ago"]
+)
 def test_instants_that_no_calendar_has_do_not_hide_the_loop(far_ms: int) -> None:
     """Whoever may write to a topic may write any number; the button that ends the pause must stay."""
     first, proposal = proposed()
