@@ -23,6 +23,7 @@ from pipelines.lineage import FILE
 from pipelines.settings import PipelineSettings
 from pipelines.train_process import Job
 from pipelines.trainer import OpenOrders, built_for
+from pipelines.training_child import TrainingChild
 from schemas import topics
 from schemas.control import Brake, BrakeKind, Candidate, ControlEvent, DataAccess, RetrainingOrder
 from schemas.control_log import ControlLog, Entry
@@ -396,3 +397,25 @@ def test_a_stopped_worker_leaves_its_order_open(
             assert time.monotonic() < deadline
             time.sleep(0.05)
     assert answers(broker, "stopped") == []
+
+
+def test_a_process_that_ends_with_its_worker_fails_nothing(
+    january: StoreSettings, tmp_path: Path
+) -> None:
+    """A signal may go to both at once; the order stays open."""
+    job = Job(
+        case=CASE,
+        stores=january,
+        models_dir=str(tmp_path),
+        since_ms=SINCE_MS,
+        until_ms=UNTIL_MS,
+    )
+    stopped = threading.Event()
+    context = WorkerContext(CASE, stopped, lambda _: None)
+    child = TrainingChild(CASE, 1)
+    (process,) = training_processes(1)
+    assert os.getpgid(process.pid) != os.getpgid(0)
+    process.terminate()
+    process.wait(20)
+    stopped.set()
+    assert trainer.train(job, PipelineSettings(), context, child=child) == (None, None)
