@@ -48,24 +48,23 @@ def asked_meanwhile(settings: Path) -> Iterator[Callable[[], Json]]:
         HeadraceError: By what is yielded: the process failed; why is on standard error.
     """
     command = [sys.executable, "-m", "infra.demo.year", str(settings)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - fixed
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:  # noqa: S603 - fixed
 
-    def answer() -> Json:
-        said, _ = child.communicate()
-        if child.returncode:
-            raise HeadraceError(
-                "what the year was worth",
-                wanted="a comparison",
-                came=f"its process ended with {child.returncode}",
-            )
-        found: Json = json.loads(said)
-        return found
+        def answer() -> Json:
+            said, _ = child.communicate()
+            if child.returncode:
+                raise HeadraceError(
+                    "what the year was worth",
+                    wanted="a comparison",
+                    came=f"its process ended with {child.returncode}",
+                )
+            found: Json = json.loads(said)
+            return found
 
-    try:
-        yield answer
-    finally:
-        child.kill()
-        child.communicate()
+        try:
+            yield answer
+        finally:
+            child.kill()
 
 
 def worth(

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from numpy.typing import NDArray
 
 from features.settings import StoreSettings
 from infra.demo import table, year
 from pipelines.training_set import training_set
+from schemas.errors import HeadraceError
 from tests.pipelines.january import SINCE_MS, UNTIL_MS, lake, plan
 
 DAYS_MS = 18 * 86_400_000
@@ -69,6 +72,17 @@ def test_what_each_way_costs(told: dict[str, Any]) -> None:
     assert told["trainings"] == {"loop": 2, "never": 0, "monthly": 1}
     assert told["training_s"]["loop"] == 20.5
     assert told["training_s"]["monthly"] > 0
+
+
+def test_a_comparison_that_fails_is_told_and_one_nobody_waits_for_is_ended(tmp_path: Path) -> None:
+    with (
+        pytest.raises(HeadraceError, match="ended with 1"),
+        year.asked_meanwhile(tmp_path / "none.json") as answer,
+    ):
+        answer()
+    with year.asked_meanwhile(tmp_path / "none.json"):
+        (process,) = psutil.Process().children()
+    assert not process.is_running()
 
 
 def test_the_table_has_a_line_a_month_and_the_costs(told: dict[str, Any]) -> None:
