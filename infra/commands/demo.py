@@ -30,7 +30,7 @@ def demo(
     year: bool = typer.Option(
         False,
         "--year",
-        help="February to December, whatever the days named, and what the loop was worth: over half an hour.",
+        help="February to December, whatever the days named, and what the loop was worth: half an hour.",
     ),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
 ) -> None:
