@@ -18,6 +18,7 @@ from tests.faults.stage import Stage
 POINTS = ("starting", ("reading the lake", "going on with"), "fitting", "converting", "held-out")
 KILLS = 3
 MOST_S = 0.7
+ENDS_S = 20.0
 
 
 def run(stage: Stage) -> None:
@@ -36,8 +37,10 @@ def run(stage: Stage) -> None:
             )
         loop.settle()
         loop.check()
-    left = [p.pid for p in psutil.process_iter() if _trains(p, str(stage.folder))]
-    stage.outcome.check("no training process is left", holds=not left, came=left)
+    trains = [p for p in psutil.process_iter() if _trains(p, str(stage.folder))]
+    # The last trainer is stopping by now, and ends the one that it kept ready.
+    _, left = psutil.wait_procs(trains, timeout=ENDS_S)
+    stage.outcome.check("no training process is left", holds=not left, came=[p.pid for p in left])
 
 
 def _trains(process: psutil.Process, folder: str) -> bool:
