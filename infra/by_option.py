@@ -1,4 +1,4 @@
-"""Who says something to the loop or to its releases: `--by`, or the user of the shell."""
+"""Who says something to the loop, its releases or its keys: `--by`, or the user of the shell."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ import typer
 BY = typer.Option("", "--by", help="Who says so; the user of this shell where not given.")
 
 
-def said_by(by: str) -> str:
-    """`by`, or the user of this shell where it is empty."""
+def said_by(by: str = "") -> str:
+    """`by`, or the user of this shell where nobody is named."""
     return by or getpass.getuser()

@@ -55,19 +55,19 @@ class Lineage:
         return bool(self._folder or self._url)
 
     def _to_file(self) -> Transport | None:
-        from openlineage.client.transport.file import FileConfig, FileTransport  # noqa: PLC0415
-
         if not self._folder:
             return None
+        from openlineage.client.transport.file import FileConfig, FileTransport  # noqa: PLC0415
+
         Path(self._folder).mkdir(parents=True, exist_ok=True)
         path = str(Path(self._folder) / FILE)
         return FileTransport(FileConfig(log_file_path=path, append=True))
 
     def _to_url(self) -> Transport | None:
-        from openlineage.client.transport.http import HttpConfig, HttpTransport  # noqa: PLC0415
-
         if not self._url:
             return None
+        from openlineage.client.transport.http import HttpConfig, HttpTransport  # noqa: PLC0415
+
         # Nobody waits for a collector that is away: the file has it.
         given = {"url": self._url, "timeout": HTTP_TIMEOUT_S, "retry": {"total": 1}}
         return HttpTransport(HttpConfig.from_dict(given))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from infra.by_option import said_by
 from infra.commands.models_record import on_record, record
 from infra.json_print import print_json
 from infra.table_print import print_table
@@ -59,7 +60,7 @@ def rotate(
     settings = Settings.load()
     signer = _signer(settings)
     before, now = signer.key.current(), signer.key.rotate()
-    kind, by = KeyActKind.ROTATE, _person()
+    kind, by = KeyActKind.ROTATE, said_by()
     act = key_act(settings.case, kind, before, by=by, reason=reason, signs=now)
     recorded = on_record(settings, signer, act)
     if as_json:
@@ -136,11 +137,11 @@ def sign(
     model = str(usecase.load("schemas", settings.case).MODEL)
     signer = _signer(settings)
     first = not signer.key.path.exists()
-    key_id, said, digest = signer.sign(model, version, by=_person(), reason=reason)
+    key_id, said, digest = signer.sign(model, version, by=said_by(), reason=reason)
     if first:
         made = f"made the key that signs: {signer.key.path}. Keep a copy where nobody else reads it"
         typer.echo(f"{made}; there is no other.", err=True)
-    kind, by, signed = KeyActKind.SIGN, _person(), (model, version, digest)
+    kind, by, signed = KeyActKind.SIGN, said_by(), (model, version, digest)
     act = key_act(settings.case, kind, key_id, by=by, reason=reason, signed=signed)
     recorded = on_record(settings, signer, act)
     if as_json:
@@ -162,11 +163,11 @@ def _revoked(
     trust, instead = signer.key.trust, None
     before, recorded = trust.key(key_id).revoked, True
     try:
-        instead = signer.key.revoke(key_id, by=_person(), reason=reason)
+        instead = signer.key.revoke(key_id, by=said_by(), reason=reason)
     finally:
         # It may be revoked though what followed failed.
         if instead or (before is None and trust.key(key_id).revoked is not None):
-            kind, by = KeyActKind.REVOKE, _person()
+            kind, by = KeyActKind.REVOKE, said_by()
             act = key_act(settings.case, kind, key_id, by=by, reason=reason, signs=instead)
             recorded = on_record(settings, signer, act)
     return instead, recorded
@@ -186,12 +187,6 @@ def _signer(settings: Settings) -> Signer:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     return Signer.of(settings.serving, settings.admission)
-
-
-def _person() -> str:
-    import getpass
-
-    return getpass.getuser()
 
 
 def _rows(signer: Signer) -> list[dict[str, Any]]:

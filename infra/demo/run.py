@@ -239,9 +239,7 @@ def _worth(settings: Settings, options: Options) -> Iterator[Callable[[], Json]]
         return
     from infra.demo import year  # noqa: PLC0415 - scikit-learn
 
-    told = settings.data / "year.json"
-    settings.write(told)
-    with year.asked_meanwhile(told) as answer:
+    with year.asked_meanwhile(stack.settings_file(settings)) as answer:
         yield lambda: {"year": answer()}
 
 

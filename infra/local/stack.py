@@ -56,7 +56,7 @@ def up(settings: Settings, progress: Progress = lambda _: None) -> Settings:
         PortTaken: A port fixed by settings is in use.
     """
     if is_running(settings):
-        running = Settings.read(_settings_file(settings))
+        running = Settings.read(settings_file(settings))
         _wait_ready(running, progress)
         return running
     process.sweep(str(settings.data))
@@ -91,7 +91,7 @@ def down(settings: Settings) -> int:
     if left := process.marked(stack):
         pids = ", ".join(str(one.pid) for one in left)
         raise StackError("down", wanted="no process left", came=f"{pids} would not end")
-    for path in (endpoints.path_of(settings), _state_file(settings), _settings_file(settings)):
+    for path in (endpoints.path_of(settings), _state_file(settings), settings_file(settings)):
         path.unlink(missing_ok=True)
     return killed
 
@@ -155,10 +155,10 @@ def _launch(settings: Settings) -> Settings:
     _state_file(settings).unlink(missing_ok=True)
     atomic_file.write_json(endpoints.ports_file(settings), ports)
     atomic_file.write_json(endpoints.path_of(settings), endpoints.sections(ports))
-    resolved.write(_settings_file(settings))
+    resolved.write(settings_file(settings))
     keeper.start(
         str(settings.data),
-        _headrace("supervise", "--settings", str(_settings_file(settings))),
+        _headrace("supervise", "--settings", str(settings_file(settings))),
         log_file(settings, "supervisor"),
     )
     return resolved
@@ -249,7 +249,7 @@ def _step_service(settings: Settings, entry: workers.Entry) -> Service:
     return Service(
         name=entry.name,
         kind="step",
-        command=lambda: _headrace("step", entry.name, "--settings", str(_settings_file(settings))),
+        command=lambda: _headrace("step", entry.name, "--settings", str(settings_file(settings))),
         log=log_file(settings, entry.name),
         environment=_worker_environment,
         needs=entry.needs,
@@ -263,9 +263,7 @@ def _worker_service(settings: Settings, entry: workers.Entry) -> Service:
     return Service(
         name=entry.name,
         kind="worker",
-        command=lambda: _headrace(
-            "worker", entry.name, "--settings", str(_settings_file(settings))
-        ),
+        command=lambda: _headrace("worker", entry.name, "--settings", str(settings_file(settings))),
         log=log_file(settings, entry.name),
         environment=_worker_environment,
         needs=entry.needs,
@@ -288,7 +286,8 @@ def _state_file(settings: Settings) -> Path:
     return settings.run_dir / "state.json"
 
 
-def _settings_file(settings: Settings) -> Path:
+def settings_file(settings: Settings) -> Path:
+    """Where a stack that is up keeps its settings, whole, for its processes."""
     return settings.run_dir / "settings.json"
 
 

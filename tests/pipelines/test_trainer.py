@@ -139,6 +139,17 @@ class Running:
         assert not self._thread.is_alive()
 
 
+def of_january(stores: StoreSettings, models: Path, order_id: str | None = None) -> Job:
+    return Job(
+        case=CASE,
+        stores=stores,
+        models_dir=str(models),
+        since_ms=SINCE_MS,
+        until_ms=UNTIL_MS,
+        order_id=order_id,
+    )
+
+
 def proposal(name: str) -> RetrainingOrder:
     return order(name).model_copy(update={"approve_by_ms": UNTIL_MS})
 
@@ -325,14 +336,7 @@ def await_said(worker: Running, text: str) -> None:
 def test_a_version_that_was_finished_before_the_crash_is_published_not_trained_again(
     broker: KafkaSettings, january: StoreSettings, tmp_path: Path
 ) -> None:
-    job = Job(
-        case=CASE,
-        stores=january,
-        models_dir=str(tmp_path),
-        since_ms=SINCE_MS,
-        until_ms=UNTIL_MS,
-        order_id="order-finished",
-    )
+    job = of_january(january, tmp_path, order_id="order-finished")
     context = WorkerContext(CASE, threading.Event(), lambda _: None)
     assert trainer.train(job, PipelineSettings(), context) == ("v0001", None)
     publish(broker, order("finished"))
@@ -374,13 +378,7 @@ def test_a_killed_worker_leaves_no_process_and_its_order_is_answered_after(
 
 
 def test_a_training_that_takes_too_long_is_given_up(january: StoreSettings, tmp_path: Path) -> None:
-    job = Job(
-        case=CASE,
-        stores=january,
-        models_dir=str(tmp_path),
-        since_ms=SINCE_MS,
-        until_ms=UNTIL_MS,
-    )
+    job = of_january(january, tmp_path)
     context = WorkerContext(CASE, threading.Event(), lambda _: None)
     version, error = trainer.train(job, PipelineSettings(training_timeout_s=0.1), context)
     assert version is None
@@ -403,13 +401,7 @@ def test_a_process_that_ends_with_its_worker_fails_nothing(
     january: StoreSettings, tmp_path: Path
 ) -> None:
     """A signal may go to both at once; the order stays open."""
-    job = Job(
-        case=CASE,
-        stores=january,
-        models_dir=str(tmp_path),
-        since_ms=SINCE_MS,
-        until_ms=UNTIL_MS,
-    )
+    job = of_january(january, tmp_path)
     stopped = threading.Event()
     context = WorkerContext(CASE, stopped, lambda _: None)
     child = TrainingChild(CASE, 1)

@@ -179,22 +179,8 @@ def test_what_kafka_has_compacted_is_not_needed(end: End, kind: VerdictKind) -> 
 
 @pytest.mark.parametrize("kind", [VerdictKind.PROMOTE, VerdictKind.ROLL_BACK])
 def test_a_release_that_leaves_the_canary_in_its_place_annuls_no_verdict(kind: VerdictKind) -> None:
-    said = Verdict(
-        event_id="verdict",
-        event_time_ms=TRIED.event_time_ms,
-        case=CASE,
-        decided_at_ms=1,
-        verdict=kind,
-        order_id=None,
-        model="m",
-        champion="v1",
-        candidate="v2",
-        champion_metrics={},
-        candidate_metrics={},
-        rows=1,
-        reason="test",
-        epoch=TRIED.epoch,
-    )
+    given = test_loop.verdict("none", TRIED.event_time_ms, kind)
+    said = given.model_copy(update={"order_id": None, "epoch": TRIED.epoch})
     shadowed = with_shadow(TRIED, "v3", **stamp(TRIED))
     docket = Docket(CASE)
     docket.fold([Entry(e, 10 * n) for n, e in enumerate((FIRST, TRIED, said, shadowed), 1)])
