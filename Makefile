@@ -30,8 +30,10 @@ test: .venv/.ready jars ## the tests: unit, property, behaviour on real engines,
 nightly: .venv/.ready jars ## the tests that take too long for every change
 	$(BIN)/python -m pytest -m nightly $(ARGS)
 
+# Types beside the tests, which wait for engines much of their time.
 .PHONY: check
-check: lint types imports test ## exactly what CI runs: lint, types, import rules, tests
+check: lint imports ## exactly what CI runs: lint, types, import rules, tests
+	$(MAKE) --no-print-directory --jobs=2 types test
 
 .PHONY: bench
 bench: .venv/.ready jars ## the benchmarks under tests/benchmarks; writes benchmarks/results.json and the tables

@@ -32,7 +32,7 @@ class Answers:
         dead_letters: Dead-letter topic → records.
         dead_ids: The ids of refused records.
         joined: Rows of outcomes joined to their answers.
-        alerts, orders, candidates, verdicts, releases: Control events, in order.
+        alerts, orders, refusals, candidates, verdicts, releases: Control events, in order.
     """
 
     def __init__(self, kafka: KafkaSettings, case: str) -> None:
@@ -43,6 +43,7 @@ class Answers:
         self.joined = 0
         self.alerts: list[control.Alert] = []
         self.orders: list[control.RetrainingOrder] = []
+        self.refusals: list[control.Brake] = []
         self.candidates: list[control.Candidate] = []
         self.verdicts: list[control.Verdict] = []
         self.releases: list[control.Release] = []
@@ -82,13 +83,14 @@ class Answers:
 
     @property
     def open_order(self) -> str | None:
-        """The retraining that is under way: ordered, and neither admitted, refused nor failed."""
+        """The retraining that is under way: ordered, and neither admitted, failed, nor refused by the gate or a person."""
         if not self.orders:
             return None
         order = self.orders[-1].event_id
         failed = {c.order_id for c in self.candidates if c.error}
         judged = {v.order_id for v in self.verdicts}
-        return None if order in failed | judged else order
+        refused = {b.order_id for b in self.refusals}
+        return None if order in failed | judged | refused else order
 
     @property
     def dead_letters_of_requests(self) -> int:
@@ -158,6 +160,8 @@ class Answers:
                 self.alerts.append(event)
             case control.RetrainingOrder():
                 self.orders.append(event)
+            case control.Brake(kind=control.BrakeKind.REFUSE | control.BrakeKind.LAPSE):
+                self.refusals.append(event)
             case control.Candidate():
                 self.candidates.append(event)
             case control.Verdict():

@@ -3,7 +3,8 @@
 The real trainer, admission, scorer, intake and archiver, over a broker, a lake and LEDDrift (`tests.loop`); requests come at a
 steady rate all the while. An alert is published with its order as the drift worker does; its candidate is fitted on the drifted
 rows in the lake, so that the gate admits it. The clock stops when a committed answer is read. The limit of the first is a fit
-of the same rows, ONNX, written and loaded; of the second, one record in a transaction until it is read.
+of the same rows, ONNX, written and loaded; of the second, one record in a transaction until it is read. The peer is a script
+that fits the same rows, and `serve deploy`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from schemas.settings import KafkaSettings
 from serving import release_log
 from serving.releases import with_canary
 from tests.benchmarks.contenders import REPEATS, Contender, Run, race, record, row
+from tests.benchmarks.peer_retrain import Scripted
 from tests.benchmarks.steady import Steady
 from tests.loop.crew import Crew
 from tests.loop.known_case import OUTCOME_AFTER_ROWS, SINCE_ROWS, KnownCase, train
@@ -44,7 +46,7 @@ SMALL = os.environ.get("BENCH") == "small"
 CASE = KnownCase("bench_led", "led")
 WORKERS = ("intake", "scorer", "archiver", "trainer", "admission")
 RATE = 250
-ROLLBACKS = 4 if SMALL else 40
+ROLLBACKS = 4 if SMALL else 20
 SENT = ceil((SINCE_ROWS + OUTCOME_AFTER_ROWS) / 250) * 250
 
 
@@ -53,7 +55,7 @@ class Loop:
 
     def __init__(self, run: KnownRun, crew: Crew, kafka: KafkaSettings, steady: Steady) -> None:
         self.run, self.kafka, self.steady = run, kafka, steady
-        self._crew = crew
+        self._crew, self.sources = crew, crew.sources
         self._numbers = count(1)
         self.since_ms, self.until_ms = CASE.at_ms(0), CASE.at_ms(SENT)
 
@@ -194,13 +196,20 @@ def test_bench_alert_to_canary(loop: Loop, tmp_path: Path) -> None:
     plan = Plan.load(loop.run.settings.stores.plan_path)
     stores = loop.run.settings.stores
     rows = training_set(CASE.name, plan, stores, loop.since_ms, loop.until_ms)
-    contenders: dict[str, Contender] = {"ours": loop.alerted, "limit": bare_fit(rows, tmp_path)}
-    runs = race(contenders, 2 if SMALL else REPEATS)
+    told = (loop.run.settings.data / "settings.json", loop.since_ms, loop.until_ms)
+    asked = rows.holdout.matrix[0].tolist()
+    with Scripted(tmp_path / "scripted", loop.sources, told, asked) as scripted:
+        contenders: dict[str, Contender] = {
+            "ours": loop.alerted,
+            "limit": bare_fit(rows, tmp_path),
+            "script and `serve deploy`": scripted.retrained,
+        }
+        runs = race(contenders, 2 if SMALL else REPEATS)
     sent, twice = loop.steady.tally()
     assert not twice
     note = f"{sent:,} requests at {RATE}/s meanwhile, none lost, none twice"
     name = f"loop, alert to the canary's first answer, {len(rows.train):,} rows"
-    record(row("h", name, runs, ("scikit-learn", "skl2onnx", "onnxruntime"), note))
+    record(row("h", name, runs, ("scikit-learn", "skl2onnx", "onnxruntime", "ray"), note))
 
 
 @pytest.mark.timeout(1_800)

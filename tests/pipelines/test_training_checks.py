@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,12 +122,20 @@ def placed(folder: Path, seed: int, variant_of: str | None = None) -> str:
     return made.version
 
 
-@pytest.fixture
-def three(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """v0001, what says the same in int8, and a newer one that is not in force."""
-    placed(tmp_path, 1)
-    placed(tmp_path, 3, variant_of="v0001")
-    placed(tmp_path, 5)
+    folder = tmp_path_factory.mktemp("three")
+    placed(folder, 1)
+    placed(folder, 3, variant_of="v0001")
+    placed(folder, 5)
+    return folder
+
+
+@pytest.fixture
+def three(made: Path, tmp_path: Path) -> Path:
+    """The same, to be broken."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
