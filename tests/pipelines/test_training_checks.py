@@ -175,11 +175,3 @@ def test_a_folder_that_cannot_be_read_is_passed_over(three: Path, torn: str) -> 
     assert readable == ["v0003"] * (torn == REFERENCE_FILE) + ["v0002", "v0001"]
     (three / MODEL / "v0001" / torn).unlink()
     assert LastGood.of(three, MODEL) is None
-
-
-def test_rows_without_a_variant_are_the_last_good_ones(tmp_path: Path) -> None:
-    training.build(training_rows.training_set(), tmp_path)
-    training.build(training_rows.training_set(seed=5), tmp_path)
-    found = LastGood.of(tmp_path, "flights")
-    assert found is not None
-    assert found.manifest.version == "v0002"
