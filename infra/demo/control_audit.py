@@ -1,7 +1,7 @@
 """Whether the loop's events tell one story, whoever was killed while they were written. Pure.
 
-An order is answered by one candidate, a candidate by one verdict of the gate, a trial by at most one of the guard; releases count up by
-one; no order is opened while another is open.
+An order is answered by one candidate, or refused; a candidate is answered by one verdict of the gate, a trial by at most one of the
+guard; releases count up by one; no order is opened while another is open.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 Json = dict[str, Any]
 GATE, GUARD = ("admit", "refuse"), ("promote", "roll_back")
+REFUSAL = ("refuse", "lapse")
 
 
 def contradictions(said: Mapping[str, Sequence[Json]]) -> list[str]:
@@ -20,19 +21,23 @@ def contradictions(said: Mapping[str, Sequence[Json]]) -> list[str]:
     Args:
         said: Topic → its events as they lie there, repeats included.
     """
+    refusals = [word for word in said["control.brake"] if word["kind"] in REFUSAL]
     return [
-        *_answers(said["control.retraining"], said["control.candidates"]),
+        *_answers(said["control.retraining"], said["control.candidates"], refusals),
         *_verdicts(said["control.candidates"], said["control.verdicts"]),
         *_epochs(said["control.releases"]),
-        *_open_at_once(said),
+        *_open_at_once(said, refusals),
     ]
 
 
-def _answers(orders: Sequence[Json], candidates: Sequence[Json]) -> Iterator[str]:
+def _answers(
+    orders: Sequence[Json], candidates: Sequence[Json], refusals: Sequence[Json]
+) -> Iterator[str]:
     answered = Counter(candidate["order_id"] for candidate in candidates)
+    refused = {word["order_id"] for word in refusals}
     for order in orders:
         count = answered.pop(order["event_id"], 0)
-        if count != 1:
+        if count != 1 and (count or order["event_id"] not in refused):
             yield f"{order['event_id']} has {count} candidates"
     for order_id in answered:
         yield f"a candidate answers {order_id}, which nobody ordered"
@@ -56,10 +61,11 @@ def _epochs(releases: Sequence[Json]) -> Iterator[str]:
         yield f"releases do not count up by one: {epochs}"
 
 
-def _open_at_once(said: Mapping[str, Sequence[Json]]) -> Iterator[str]:
+def _open_at_once(said: Mapping[str, Sequence[Json]], refusals: Sequence[Json]) -> Iterator[str]:
     """An order is open from its time to that of the failed candidate, the refusal or the guard's verdict which closes it."""
     closed: dict[str, int] = {}
     closing = (
+        *refusals,
         *(c for c in said["control.candidates"] if c["error"] is not None),
         *(v for v in said["control.verdicts"] if v["verdict"] != "admit" and v["order_id"]),
     )

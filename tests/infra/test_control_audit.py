@@ -25,11 +25,29 @@ SAID: dict[str, list[Json]] = {
     ],
     "control.releases": [{"epoch": 1}, {"epoch": 2}, {"epoch": 3}],
     "control.alerts": [],
+    "control.brake": [],
 }
 
 
 def test_one_story_has_no_contradictions() -> None:
     assert contradictions(SAID) == []
+
+
+def test_an_order_that_a_person_refused_is_closed_without_a_candidate() -> None:
+    said = deepcopy(SAID)
+    said["control.candidates"].pop(1)
+    said["control.retraining"].append({"event_id": "order-3", "event_time_ms": 70})
+    said["control.candidates"].append(said["control.candidates"][0] | {"order_id": "order-3"})
+    said["control.verdicts"].append(said["control.verdicts"][0] | {"order_id": "order-3"})
+    word = {"order_id": "order-2", "kind": "refuse", "event_time_ms": 60}
+    assert contradictions(said | {"control.brake": [word]}) == []
+    approved = {"control.brake": [word | {"kind": "approve"}]}
+    assert contradictions(said | approved) == [
+        "order-2 has 0 candidates",
+        "order-3 was opened while order-2 was open",
+    ]
+    late = {"control.brake": [word | {"event_time_ms": 80}]}
+    assert contradictions(said | late) == ["order-3 was opened while order-2 was open"]
 
 
 @pytest.mark.parametrize(
