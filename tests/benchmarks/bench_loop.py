@@ -55,7 +55,7 @@ class Loop:
 
     def __init__(self, run: KnownRun, crew: Crew, kafka: KafkaSettings, steady: Steady) -> None:
         self.run, self.kafka, self.steady = run, kafka, steady
-        self._crew, self.sources = crew, crew.sources
+        self.crew = crew
         self._numbers = count(1)
         self.since_ms, self.until_ms = CASE.at_ms(0), CASE.at_ms(SENT)
 
@@ -76,9 +76,9 @@ class Loop:
 
     def _await_admission(self, epoch: int) -> None:
         def read() -> bool:
-            return int(self._crew.said("admission").get("epoch", 0)) >= epoch
+            return int(self.crew.said("admission").get("epoch", 0)) >= epoch
 
-        self._crew.until(f"admission at epoch {epoch}", read)
+        self.crew.until(f"admission at epoch {epoch}", read)
 
     def _alert(self, number: int) -> float:
         """Publish an alert and its order; returns when the broker had them."""
@@ -198,7 +198,7 @@ def test_bench_alert_to_canary(loop: Loop, tmp_path: Path) -> None:
     rows = training_set(CASE.name, plan, stores, loop.since_ms, loop.until_ms)
     told = (loop.run.settings.data / "settings.json", loop.since_ms, loop.until_ms)
     asked = rows.holdout.matrix[0].tolist()
-    with Scripted(tmp_path / "scripted", loop.sources, told, asked) as scripted:
+    with Scripted(tmp_path / "scripted", loop.crew.sources, told, asked) as scripted:
         contenders: dict[str, Contender] = {
             "ours": loop.alerted,
             "limit": bare_fit(rows, tmp_path),

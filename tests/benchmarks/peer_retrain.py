@@ -23,7 +23,7 @@ from infra.local.ray_head import RayHead, client_environment
 from tests.benchmarks.contenders import Run
 
 ROOT = Path(__file__).parents[2]
-APP = "tests.benchmarks.served_file:app"
+SCRIPT, APP = "tests.benchmarks.retrain_script", "tests.benchmarks.served_file:app"
 WITHIN_S = 120.0
 
 
@@ -72,7 +72,7 @@ class Scripted:
         model, config = self._folder / f"{next(self._numbers)}.onnx", self._folder / "serve.json"
         config.write_text(json.dumps(self._config(model)))
         began = time.perf_counter()
-        self._run(sys.executable, "-m", __name__, *self._told, model)
+        self._run(sys.executable, "-m", SCRIPT, *self._told, model)
         deploy = Path(sys.executable).parent / "serve"
         self._run(deploy, "deploy", config, "--address", self._dashboard)
         deadline = began + WITHIN_S
@@ -110,23 +110,3 @@ class Scripted:
         except httpx.HTTPError:
             return None
         return str(answer.json()["model"]) if answer.is_success else None
-
-
-def main() -> None:
-    """Fit, convert, write."""
-    from features.views import Plan  # noqa: PLC0415 - the script's own imports
-    from infra.settings import Settings  # noqa: PLC0415
-    from pipelines import onnx_model  # noqa: PLC0415
-    from pipelines.training_set import training_set  # noqa: PLC0415
-    from tests.loop.known_case import train  # noqa: PLC0415
-
-    settings_path, since_ms, until_ms, model = sys.argv[1:]
-    settings = Settings.read(Path(settings_path))
-    plan = Plan.load(settings.stores.plan_path)
-    rows = training_set(settings.case, plan, settings.stores, int(since_ms), int(until_ms))
-    estimator = train(rows.train.matrix, rows.train.labels)
-    Path(model).write_bytes(onnx_model.convert(estimator, len(rows.inputs)).SerializeToString())
-
-
-if __name__ == "__main__":
-    main()

@@ -175,3 +175,8 @@ def test_a_folder_that_cannot_be_read_is_passed_over(three: Path, torn: str) -> 
     assert readable == ["v0003"] * (torn == REFERENCE_FILE) + ["v0002", "v0001"]
     (three / MODEL / "v0001" / torn).unlink()
     assert LastGood.of(three, MODEL) is None
+
+
+def test_rows_without_a_variant_are_the_last_good_ones(three: Path) -> None:
+    shutil.rmtree(three / MODEL / "v0002")
+    assert newest(three).manifest.version == "v0003"
