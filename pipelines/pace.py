@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from features.views import View
+from schemas.settings import FETCH_WAIT_MS
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Pace:
 
 # Rings are as fresh as what waits longest. 5 ms is Kafka's own default for a producer; at 1, a sink sends nearly as many
 # requests a second as there are events.
-PROMPT = Pace(transaction_s=0.01, fetch_ms=5, fetch_bytes=1, linger_ms=5)
+PROMPT = Pace(transaction_s=0.01, fetch_ms=FETCH_WAIT_MS, fetch_bytes=1, linger_ms=5)
 # Requests that are feature events themselves: the scorer folds those that a ring lacks (`features.own_fold`), so no
 # decision waits for their copies.
 COPIES = Pace(transaction_s=0.025, fetch_ms=25, fetch_bytes=64 * 1024, linger_ms=25)

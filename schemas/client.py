@@ -20,7 +20,7 @@ from schemas.envelope import header, headers
 from schemas.errors import HeadraceError
 from schemas.quarantine import PREFIX
 from schemas.results import Result
-from schemas.settings import KafkaSettings
+from schemas.settings import FETCH_WAIT_MS, KafkaSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,7 +63,7 @@ class Client:
                 group_id=f"{case}.client",
                 isolation_level="read_committed",
                 enable_auto_commit=False,
-                fetch_wait_max_ms=10,
+                fetch_wait_max_ms=FETCH_WAIT_MS,
             )
         )
         self._consumer.assign(self._ends([f"{case}.results", f"{case}.requests.dlq"]))

@@ -10,6 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 ClientConfig = dict[str, str | int | float | bool]
 
+# A fetch that finds nothing is parked at the broker and answered with the first byte that comes: a long wait delays no record.
+# What it holds up is the consumer's next fetch, of partitions that it has just been given; hence not Kafka's 500.
+FETCH_WAIT_MS = 100
+
 
 class KafkaSettings(BaseModel):
     """Address and security of the Kafka cluster, embedded or external."""

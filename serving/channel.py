@@ -26,7 +26,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from schemas.settings import KafkaSettings
+from schemas.settings import FETCH_WAIT_MS, KafkaSettings
 from schemas.unreadable import Unreadable
 from serving import deadlines
 from serving.batcher import Batcher, Bounds, Lane
@@ -229,7 +229,7 @@ class Channel:
                 partition_assignment_strategy="cooperative-sticky",
                 session_timeout_ms=self._serving.session_timeout_ms,
                 heartbeat_interval_ms=self._serving.session_timeout_ms // 6,
-                fetch_wait_max_ms=5,
+                fetch_wait_max_ms=FETCH_WAIT_MS,
                 fetch_message_max_bytes=4 * 1024 * 1024,
             )
         )

@@ -26,6 +26,7 @@ from schemas.client import NO_LEADER_YET
 from schemas.envelope import REQUEST_DIGEST, TIMEOUT_MS, header, headers
 from schemas.errors import HeadraceError
 from schemas.quarantine import PREFIX
+from schemas.settings import FETCH_WAIT_MS
 from serving.open_inference import DEAD_LETTERED, Answer
 
 if TYPE_CHECKING:
@@ -368,7 +369,7 @@ class Correspondence:
                 isolation_level="read_committed",
                 enable_auto_commit=False,
                 auto_offset_reset="latest",
-                fetch_wait_max_ms=10,
+                fetch_wait_max_ms=FETCH_WAIT_MS,
             )
         )
 

@@ -11,6 +11,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from schemas import control
 from schemas.envelope import header
+from schemas.settings import FETCH_WAIT_MS
 from schemas.topics import CONTROL_TOPICS, stage
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Answers:
                     group_id=f"{self._case}.demo.answers",
                     isolation_level="read_committed",
                     enable_auto_commit=False,
-                    fetch_wait_max_ms=5,
+                    fetch_wait_max_ms=FETCH_WAIT_MS,
                 )
             )
         )

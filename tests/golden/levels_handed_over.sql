@@ -23,7 +23,7 @@ CREATE TEMPORARY TABLE `source` (
   'properties.security.protocol' = 'PLAINTEXT',
   'properties.group.id' = 'features.levels.66f9afd0',
   'properties.isolation.level' = 'read_committed',
-  'properties.fetch.max.wait.ms' = '5',
+  'properties.fetch.max.wait.ms' = '100',
   'properties.fetch.min.bytes' = '1',
   'scan.startup.mode' = 'specific-offsets',
   'scan.startup.specific-offsets' = 'partition:0,offset:12;partition:1,offset:40',

@@ -55,7 +55,7 @@ def test_copies_of_requests_wait_for_each_other_and_streams_do_not() -> None:
         job(msgspec.structs.replace(_view(), origin_offsets=own), KAFKA, FLINK)
         for own in (False, True)
     )
-    for name, pick in (("linger.ms", 1), ("fetch.max.wait.ms", 0), ("fetch.min.bytes", 0)):
+    for name, pick in (("linger.ms", 1), ("fetch.min.bytes", 0)):
         waits = [
             int(compiled.tables[pick].split(f"'properties.{name}' = '")[1].split("'")[0])
             for compiled in (streamed, copied)
