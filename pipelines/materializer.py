@@ -18,7 +18,7 @@ from features.settings import StoreSettings
 from features.views import View
 from pipelines import pace
 from pipelines.held_offsets import HeldOffsets
-from pipelines.polling import START_TIMEOUT_S, close, consumer_config, next_offsets, poll
+from pipelines.polling import START_TIMEOUT_S, consumer_config, next_offsets, poll
 from pipelines.ring_writer import RingWriter
 from pipelines.row_schedule import RowSchedule
 from pipelines.row_writer import RowFollower
@@ -94,7 +94,8 @@ class _Loop:
         self._held.commit()
 
     def close(self) -> None:
-        close(self._consumer)
+        """Drop the consumer (see `consumer_config`)."""
+        del self._consumer, self._held
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Go on from the committed offsets, but from the beginning where the store holds nothing of the view."""

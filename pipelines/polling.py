@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -18,7 +16,6 @@ BATCH_MAX = 2_000
 START_TIMEOUT_S = 30.0
 # How long a member that is gone holds its partitions, where its successor asks for other topics than it did.
 SESSION_TIMEOUT_MS = 6_000
-CLOSE_TIMEOUT_S = 10.0
 
 log = structlog.get_logger()
 
@@ -41,6 +38,10 @@ def consumer_config(
     fetch_ms: int = 50,
 ) -> dict[str, object]:
     """A consumer that reads committed records, commits nothing by itself and waits for nobody.
+
+    Where the subscription changes, drop the consumer rather than `close()` it: closing serves a rebalance that is under way, and may
+    wait there for ever with Python's lock held (librdkafka#4884). Nothing is lost: offsets are committed by us, and a static member
+    does not leave its group by closing either.
 
     Args:
         kafka: Where and how.
@@ -94,27 +95,6 @@ def poll(
     rest = consumer.consume(batch_max - 1, 0)
     came = unreadable.stepped_over(consumer, (first, *rest)) if unreadable else (first, *rest)
     return [message for message in came if _is_record(message)]
-
-
-class Closable(Protocol):
-    """A consumer, as far as `close` knows it."""
-
-    def close(self) -> None:
-        """May wait for ever."""
-
-
-def close(consumer: Closable, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
-    """Close a consumer that has subscribed; returns whether it is closed, or was left to the end of the process.
-
-    librdkafka waits for ever where it meets an assignment that was not taken up yet (librdkafka#4884, seen where a plan had just
-    changed). Nothing is lost by not waiting: offsets are committed by us, and a static member does not leave its group.
-    """
-    closing = threading.Thread(target=consumer.close, name="close", daemon=True)
-    closing.start()
-    closing.join(timeout_s)
-    if closing.is_alive():
-        log.warning("the consumer did not close", waited_s=timeout_s)
-    return not closing.is_alive()
 
 
 def next_offsets(messages: Iterable[Message]) -> list[TopicPartition]:

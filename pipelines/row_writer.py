@@ -26,7 +26,7 @@ from features.rows import Rows
 from features.settings import StoreSettings
 from features.views import Plan
 from pipelines.held_offsets import HeldOffsets
-from pipelines.polling import close, consumer_config, poll
+from pipelines.polling import consumer_config, poll
 from schemas.settings import KafkaSettings
 
 BATCH_MAX = 5_000
@@ -191,7 +191,8 @@ class _Reading:
             self._consumer.seek(partition)
 
     def close(self) -> None:
-        close(self._consumer)
+        """Drop the consumer (see `consumer_config`)."""
+        del self._consumer, self._held
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Go on from the committed offsets, but from the beginning where a view has seen nothing of the topic."""

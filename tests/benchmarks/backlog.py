@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from schemas.client import NO_LEADER_YET
 from schemas.envelope import headers
 from schemas.flights import CARRIERS, ORIGINS, FlightRequest
+from schemas.settings import FETCH_WAIT_MS
 from tests.benchmarks.contenders import Elsewhere, Run
 from tests.benchmarks.raw_topics import PARTITIONS
 
@@ -138,7 +139,7 @@ def _reader(kafka: KafkaSettings, topic: str) -> Consumer:
             group_id="bench",
             enable_auto_commit=False,
             isolation_level="read_committed",
-            fetch_wait_max_ms=5,
+            fetch_wait_max_ms=FETCH_WAIT_MS,
         )
     )
     reader.assign([TopicPartition(topic, p, _end(reader, topic, p)) for p in range(PARTITIONS)])

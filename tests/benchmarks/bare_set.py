@@ -8,11 +8,13 @@ import msgspec
 import redis
 from confluent_kafka import Consumer
 
+from schemas.settings import FETCH_WAIT_MS
+
 
 def main() -> None:
     servers, topic, url = sys.argv[1:]
     config = {"bootstrap.servers": servers, "group.id": topic, "auto.offset.reset": "earliest"}
-    reader = Consumer({**config, "fetch.wait.max.ms": 5})
+    reader = Consumer({**config, "fetch.wait.max.ms": FETCH_WAIT_MS})
     reader.subscribe([topic])
     store = redis.Redis.from_url(url)
     decode = msgspec.json.Decoder().decode

@@ -30,7 +30,7 @@ from pipelines import payments as training
 from pipelines.flink_jobs import submit
 from pipelines.flink_sql import Job
 from schemas import topics
-from schemas.settings import KafkaSettings
+from schemas.settings import FETCH_WAIT_MS, KafkaSettings
 from serving import release_log
 from serving.runtime import Expected
 from serving.settings import ServingSettings
@@ -175,7 +175,7 @@ def passing(kafka: KafkaSettings, source: str, sink: str) -> Job:
         "'connector' = 'kafka', 'format' = 'raw', "
         f"'properties.bootstrap.servers' = '{kafka.bootstrap_servers}'"
     )
-    read = "'scan.startup.mode' = 'earliest-offset', 'properties.fetch.max.wait.ms' = '5'"
+    read = f"'scan.startup.mode' = 'earliest-offset', 'properties.fetch.max.wait.ms' = '{FETCH_WAIT_MS}'"
     write = (
         "'sink.delivery-guarantee' = 'exactly-once', 'sink.transactional-id-prefix' = 'peer', "
         "'properties.transaction.timeout.ms' = '60000'"

@@ -19,6 +19,7 @@ import pytest
 
 from pipelines.flink_jobs import submit
 from pipelines.flink_sql import Job, job
+from schemas.settings import FETCH_WAIT_MS
 from tests.benchmarks import levels, peers
 from tests.benchmarks.contenders import (
     Contender,
@@ -63,7 +64,7 @@ def by_hand(view: View, kafka: KafkaSettings, flink: FlinkSettings) -> Job:
     source = f"""
         CREATE TEMPORARY TABLE source (event_time_ms BIGINT, station STRING, level DOUBLE) WITH (
         'connector' = 'kafka', 'topic' = '{IN["by hand"]}', {server},
-        'properties.isolation.level' = 'read_committed', 'properties.fetch.max.wait.ms' = '5',
+        'properties.isolation.level' = 'read_committed', 'properties.fetch.max.wait.ms' = '{FETCH_WAIT_MS}',
         'scan.startup.mode' = 'earliest-offset', 'format' = 'json')"""
     sink = f"""
         CREATE TEMPORARY TABLE sink (station STRING, tile STRING, n BIGINT, count__level BIGINT,

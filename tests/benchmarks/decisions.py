@@ -12,6 +12,7 @@ import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from pipelines.payments_generator import World, generate
+from schemas.settings import FETCH_WAIT_MS
 from tests.benchmarks.contenders import Run
 from tests.benchmarks.raw_topics import PARTITIONS
 
@@ -81,7 +82,7 @@ class Decisions:
                 group_id="bench",
                 enable_auto_commit=False,
                 isolation_level="read_committed",
-                fetch_wait_max_ms=5,
+                fetch_wait_max_ms=FETCH_WAIT_MS,
             )
         )
         ends = [

@@ -11,6 +11,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from features.views import Aggregate, Function, JoinKey, View
+from schemas.settings import FETCH_WAIT_MS
 
 if TYPE_CHECKING:
     from schemas.settings import KafkaSettings
@@ -98,7 +99,7 @@ def consumer(kafka: KafkaSettings, topic: str, begin: Sequence[int] | None = Non
     config = kafka.client_config(
         group_id="bench", enable_auto_commit=False, isolation_level="read_committed"
     )
-    made = Consumer({**config, "fetch.wait.max.ms": 5})
+    made = Consumer({**config, "fetch.wait.max.ms": FETCH_WAIT_MS})
     starts = begin or [OFFSET_BEGINNING] * PARTITIONS
     made.assign([TopicPartition(topic, p, start) for p, start in enumerate(starts)])
     return made

@@ -80,7 +80,7 @@ def run() -> None:
     """Push what comes, at most `ROWS` rows at a time; a lone row does not wait for company."""
     store = feast_store()
     config = {"bootstrap.servers": OPTIONS["servers"], "group.id": OPTIONS["project"]}
-    reader = Consumer({**config, "auto.offset.reset": "earliest", "fetch.wait.max.ms": 5})
+    reader = Consumer({**config, "auto.offset.reset": "earliest", "fetch.wait.max.ms": 100})
     reader.subscribe([OPTIONS["topic"]])
     while True:
         first = reader.poll(1)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from schemas.settings import FETCH_WAIT_MS
+
 if TYPE_CHECKING:
     from schemas.settings import KafkaSettings
 
@@ -30,7 +32,7 @@ def reading(servers: str, topic: str, **more: Any) -> Consumer:
             "group.id": topic,
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
-            "fetch.wait.max.ms": 5,
+            "fetch.wait.max.ms": FETCH_WAIT_MS,
             **{name.replace("_", "."): value for name, value in more.items()},
         }
     )

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+import pytest
 import redis
 from confluent_kafka import Message
 
@@ -169,6 +171,34 @@ def test_a_lost_store_a_new_view_and_an_older_release_are_rebuilt_from_the_topic
     with _running(case, kafka, own) as report:
         eventually(lambda: _held(own, first) == before)
     assert report["undecodable"] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads of C have no name elsewhere")
+def test_nothing_is_left_of_the_consumer_that_is_dropped(
+    kafka: KafkaSettings, stores: StoreSettings, tmp_path: Path
+) -> None:
+    case = "rings_dropped"
+    own = _own(stores, case, tmp_path)
+    views = toy.view(case), toy.view(f"{case}_too")
+    topics.create(kafka, [topics.tile_topic(view.topic_out) for view in views])
+    produce(kafka, views[0].topic_out, _records(views[0], _rows(views[0], tiles=3)))
+    Plan(views[:1]).save(own.plan_path)
+    before = _clients()
+    with _running(case, kafka, own):
+        eventually(lambda: None not in _held(own, views[0]))
+        assert _clients() == before + 1
+        # Stopped while its group makes up its mind about the new topic.
+        Plan(views).save(own.plan_path)
+    eventually(lambda: _clients() == before)
+
+
+def _clients() -> int:
+    """How many Kafka clients this process has; each has one main thread."""
+    names = []
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):
+            names.append((thread / "comm").read_text().strip())
+    return names.count("rdk:main")
 
 
 def test_a_version_that_takes_over_fills_while_the_other_goes_on(
