@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
+from schemas.settings import FETCH_WAIT_MS
 from schemas.unreadable import Unreadable
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class BulkLane:
                 isolation_level="read_committed",
                 auto_offset_reset="earliest",
                 enable_auto_commit=False,
-                fetch_wait_max_ms=100,
+                fetch_wait_max_ms=FETCH_WAIT_MS,
                 # What is taken ahead of the batches; what is more stays in the log.
                 queued_max_messages_kbytes=4_096,
             )

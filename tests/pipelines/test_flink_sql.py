@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from features.views import Aggregate, Handover, JoinKey, View
 from pipelines.flink_sql import job, view_prefix
+from pipelines.pace import COPIES
 from pipelines.settings import FlinkSettings
 from pipelines.sql_names import SqlRefused
 from schemas.settings import KafkaSettings
@@ -61,6 +62,8 @@ def test_copies_of_requests_wait_for_each_other_and_streams_do_not() -> None:
             for compiled in (streamed, copied)
         ]
         assert waits[0] < waits[1], name
+    # For the bytes that it wants a copy waits no longer than this; a stream's one byte is worth a long, parked wait.
+    assert f"'properties.fetch.max.wait.ms' = '{COPIES.fetch_ms}'" in copied.tables[0]
 
 
 def test_each_insert_has_a_sink_whose_primary_key_is_its_group_by() -> None:

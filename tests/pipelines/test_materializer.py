@@ -91,6 +91,15 @@ def _running(case: str, kafka: KafkaSettings, stores: StoreSettings) -> Iterator
         thread.join()
 
 
+def _clients() -> int:
+    """How many Kafka clients this process has; each has one main thread."""
+    names = []
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):
+            names.append((thread / "comm").read_text().strip())
+    return names.count("rdk:main")
+
+
 def test_order_repetition_and_a_tiny_cache_change_no_ring(
     kafka: KafkaSettings, stores: StoreSettings, tmp_path: Path
 ) -> None:
@@ -190,15 +199,6 @@ def test_nothing_is_left_of_the_consumer_that_is_dropped(
         # Stopped while its group makes up its mind about the new topic.
         Plan(views).save(own.plan_path)
     eventually(lambda: _clients() == before)
-
-
-def _clients() -> int:
-    """How many Kafka clients this process has; each has one main thread."""
-    names = []
-    for thread in Path("/proc/self/task").iterdir():
-        with suppress(FileNotFoundError):
-            names.append((thread / "comm").read_text().strip())
-    return names.count("rdk:main")
 
 
 def test_a_version_that_takes_over_fills_while_the_other_goes_on(
